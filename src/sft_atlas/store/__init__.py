@@ -1,0 +1,1 @@
+"""Keep results: published once, sealed, content-addressed, shared by studies."""

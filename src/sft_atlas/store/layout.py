@@ -1,0 +1,80 @@
+"""Know every path of a store; nothing else names its files.
+
+    store.json                            format version
+    prepared/<fingerprint>/<samples>/     tokenised rows
+    trajectories/<fingerprint>/           outcome and loss curve of a training run
+    cells/<fingerprint>/                  weights of a kept epoch
+    scores/<cell>/<benchmark>/            per-item results of one benchmark
+    drift/<cell>/                         weight change by layer
+    datasets/<fingerprint>/               a dataset under a base model
+    failures/<job>/                       the latest failure of a job, until it succeeds
+    working/<trajectory>/                 checkpoints of a run that is not finished
+    leases/<job>.lock                     who works on what
+    quarantine/, tmp/                     damaged folders; folders being written
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below one store's root; fingerprints are 32 hex digits."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.root / "store.json"
+
+    @property
+    def temporary(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def leases(self) -> Path:
+        return self.root / "leases"
+
+    @property
+    def cells(self) -> Path:
+        return self.root / "cells"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    @property
+    def failures(self) -> Path:
+        return self.root / "failures"
+
+    def prepared(self, fingerprint: str) -> Path:
+        """Folder of all sizes of one tokenised dataset; each size is a folder below it."""
+        return self.root / "prepared" / fingerprint
+
+    def trajectory(self, fingerprint: str) -> Path:
+        return self.root / "trajectories" / fingerprint
+
+    def working(self, trajectory: str) -> Path:
+        return self.root / "working" / trajectory
+
+    def cell(self, fingerprint: str) -> Path:
+        return self.cells / fingerprint
+
+    def score(self, cell: str, benchmark: str) -> Path:
+        return self.scores / cell / benchmark
+
+    def drift(self, cell: str) -> Path:
+        return self.root / "drift" / cell
+
+    def dataset(self, fingerprint: str) -> Path:
+        return self.root / "datasets" / fingerprint
+
+    def failure(self, job: str) -> Path:
+        return self.failures / job
+
+    def lease(self, job: str) -> Path:
+        return self.leases / f"{job}.lock"

@@ -1,0 +1,1 @@
+"""Read a study file and say what it implies: cells, trajectories, jobs, cost."""

@@ -1,0 +1,262 @@
+"""Say exactly what a cell is: frozen wishes whose fingerprints name everything in the store.
+
+A Spec holds what decides the numbers and nothing else. Names, paths and devices are labels: they travel
+along, and no fingerprint sees them. Text forms are cached on each object, because a grid shares its
+models, data and methods between very many trajectories.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from sft_atlas.identity import canonical_json, fingerprint_text, unhashed
+
+TRAIN_VERSION = 1
+"""Raised when the training loop's numbers change; old cells then keep their old names."""
+
+SCORER_VERSION = 1
+"""Raised when the scorer's numbers change."""
+
+Precision = Literal["float32", "bfloat16"]
+BadRows = Literal["fail", "quarantine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where files come from: a hub repository at a revision, or a local path with its digest."""
+
+    hub: str | None = None
+    """Repository id, `owner/name`; None for local files."""
+    revision: str | None = None
+    config: str | None = None
+    """Configuration of a hub dataset."""
+    split: str | None = None
+    file: str | None = None
+    """One data file inside a hub repository."""
+    sha256: str | None = None
+    """Digest of a local file or folder; None for the hub, or while a local path does not exist."""
+    path: Path | None = unhashed(None)
+    """Absolute local path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A base model: whose weights and tokenizer a trajectory starts from."""
+
+    source: Source
+    name: str = unhashed()
+    family: str = unhashed("")
+    languages: tuple[str, ...] = unhashed(())
+
+    @cached_property
+    def canonical(self) -> str:
+        return canonical_json(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_text(self.canonical)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """One instruction dataset and how its rows become prompt and answer."""
+
+    source: Source
+    shape: str = "auto"
+    """One of `data.shapes.SHAPES`, or `auto`."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """(role, column) pairs for rows of no known shape; role is `prompt` or `answer`."""
+    first_turn_only: bool = False
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Keep only rows whose column holds one of these values."""
+    drop_answers: tuple[str, ...] = ()
+    """Drop rows whose answer is exactly one of these."""
+    on_bad_rows: BadRows = "fail"
+    num_quarantined: int | None = None
+    """Malformed rows left out under `quarantine`; counted when the study is resolved."""
+    name: str = unhashed()
+    group: str = unhashed("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPart:
+    """How many samples of one dataset go into a cell's data."""
+
+    dataset: DatasetSpec
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """The training data of a trajectory: seeded prefixes of one or more datasets."""
+
+    parts: tuple[DataPart, ...]
+    subset_seed: int = 0
+    """Seed of the row order; a subset is a prefix of it, the same for all models."""
+    name: str = unhashed()
+    """`alpaca`, `all`, `all-but-alpaca`, or the name of a mixture."""
+    kind: str = unhashed("each")
+    """`each`, `all`, `leave-one-out` or `mixture`."""
+    samples: int = unhashed(0)
+    """The `samples` value of the block: per dataset, or the total of a mixture."""
+
+    @cached_property
+    def canonical(self) -> str:
+        return canonical_json(self)
+
+    @cached_property
+    def num_samples(self) -> int:
+        return sum(part.num_samples for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) B A."""
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+    """Last parts of module names, or `all-linear`: every linear layer but the output head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """How weights move: AdamW's settings, and the adapter if only that is trained."""
+
+    learning_rate: float
+    batch_samples: int
+    """Samples per optimizer step, however they are split into micro-batches."""
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float | None = 1.0
+    """Global gradient norm above which gradients are scaled down; None never clips."""
+    lora: LoraSpec | None = None
+    """None trains every weight."""
+    name: str = unhashed()
+
+    @cached_property
+    def canonical(self) -> str:
+        return canonical_json(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """The learning rate over steps, as a fraction of the method's peak."""
+
+    kind: Literal["constant", "cosine"]
+    warmup_steps: int = 0
+    """Steps of linear rise from 0; in steps, so that it never depends on the horizon."""
+    cooldown_steps: int = 0
+    """Steps of linear fall to 0 at the end of a constant schedule."""
+
+    @property
+    def needs_horizon(self) -> bool:
+        """Tell whether early steps or any kept epoch depend on how long the run will be."""
+        return self.kind == "cosine" or self.cooldown_steps > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectorySpec:
+    """One training run. Its kept epochs are cells; it is the unit of statistics."""
+
+    model: ModelSpec
+    data: DataSpec
+    method: MethodSpec
+    schedule: ScheduleSpec
+    horizon_epochs: int | None
+    """Epochs the schedule is laid out for; None where the schedule does not know its end."""
+    template: str
+    max_tokens: int
+    """Longest example in tokens, prompt and answer together; longer ones are cut at the end."""
+    seed: int
+    """Seed of sample order and adapter initialisation."""
+    precision: Precision
+    """Type that weights are stored and evaluated in; training keeps float32 master weights."""
+    version: int = TRAIN_VERSION
+
+    @cached_property
+    def fingerprint(self) -> str:
+        # Spelled out in sorted key order so that the cached texts of the shared parts are reused;
+        # a test proves it equal to canonical_json(self).
+        rest = dataclasses.asdict(self.schedule)
+        horizon = "null" if self.horizon_epochs is None else str(self.horizon_epochs)
+        text = (
+            f'{{"data":{self.data.canonical},"horizon_epochs":{horizon},'
+            f'"max_tokens":{self.max_tokens},"method":{self.method.canonical},'
+            f'"model":{self.model.canonical},"precision":{canonical_json(self.precision)},'
+            f'"schedule":{canonical_json(rest)},"seed":{self.seed},'
+            f'"template":{canonical_json(self.template)},"version":{self.version}}}'
+        )
+        return fingerprint_text(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpec:
+    """One model of the study: a trajectory at an epoch, or a base model at epoch 0."""
+
+    model: ModelSpec
+    trajectory: TrajectorySpec | None
+    """None for the base model itself."""
+    epoch: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        if self.trajectory is None:
+            return fingerprint_text(f'{{"epoch":0,"model":{self.model.canonical}}}')
+        return fingerprint_text(f'{{"epoch":{self.epoch},"trajectory":"{self.trajectory.fingerprint}"}}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkDefinition:
+    """How one item becomes a question and how its answer is judged; read from a benchmark file."""
+
+    kind: Literal["choice", "generate"]
+    """Compare the log-likelihoods of given options, or decode greedily and compare the text."""
+    prompt: str
+    """Text with `{field}` or `{field.index}` places."""
+    wrap: bool = True
+    """Put the prompt into the study's template."""
+    answer: str | None = None
+    """generate: text with places, or the one place whose field lists all accepted answers."""
+    choices: str | None = None
+    """choice: text of the one place whose field lists the options."""
+    label: str | None = None
+    """choice: the field with the index of the right option, counted from 0."""
+    metric: Literal["exact_match", "numeric_match", "accuracy", "accuracy_bytes"]
+    """`accuracy_bytes` divides each option's log-likelihood by its UTF-8 length."""
+    pattern: str | None = None
+    """generate: regular expression; the last match's first group is the answer."""
+    max_new_tokens: int = 64
+    stop: tuple[str, ...] = ()
+    """generate: decoding ends before the first of these texts, or at the end-of-sequence token."""
+    version: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSpec:
+    """One benchmark as a study scores it: definition, items, shots, limit and template."""
+
+    definition: BenchmarkDefinition
+    items: Source
+    few_shot: Source | None = None
+    """Fixed examples with the items' fields; the first `shots` of them are shown."""
+    shots: int = 0
+    limit: int | None = None
+    """Use only the first items of the file; None uses all."""
+    template: str
+    max_tokens: int
+    """Longest prompt and answer in tokens; a longer prompt is cut at its start and counted."""
+    scorer_version: int = SCORER_VERSION
+    name: str = unhashed()
+    """Unique in a study; carries the shots where one benchmark is asked in two ways."""
+    skill: str = unhashed("")
+    language: str = unhashed("")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_text(canonical_json(self))

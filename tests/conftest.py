@@ -1,0 +1,9 @@
+"""Shared by all tests: no network, one thread, fixed hashing of nothing but content."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"

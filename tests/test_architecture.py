@@ -1,0 +1,137 @@
+"""Keep the structure that docs/concepts.md draws: layers, no cycles, torch-free planning, small parts."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "sft_atlas"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = [
+    {"errors", "identity", "files", "strict_yaml"},
+    {"catalog"},
+    {"study"},
+    {"store"},
+    {"data"},
+    {"weights"},
+    {"model"},
+    {"train", "evaluate", "measure", "analyze", "report"},
+    {"run", "miniature"},
+    {"api"},
+    {"cli", "__init__"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+STAGES = {"train", "evaluate", "measure", "analyze", "report"}
+# The page shows what the analysis found: report reads analyze's frozen Findings and tables.
+ALLOWED_SIBLINGS = {("report", "analyze")}
+
+FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 80
+
+
+def unit_of(path: Path) -> str:
+    """First part of a module's name below the package."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported_units(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "sft_atlas":
+                names = [f"sft_atlas.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "sft_atlas" and len(parts) > 1:
+                yield parts[1]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def module_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_go_down_only(path: Path) -> None:
+    unit = unit_of(path)
+    for other in imported_units(path):
+        if other == unit or (unit, other) in ALLOWED_SIBLINGS:
+            continue
+        assert RANK[other] < RANK[unit] or (RANK[other] == RANK[unit] == 0), (
+            f"{module_name(path)} imports {other}, which is not below {unit}"
+        )
+
+
+def test_every_unit_has_a_layer() -> None:
+    units = {unit_of(path) for path in MODULES}
+    assert units <= RANK.keys(), f"no layer for {sorted(units - RANK.keys())}"
+
+
+def test_only_the_worker_and_the_api_know_the_stages() -> None:
+    for path in MODULES:
+        if module_name(path) == "run/worker.py" or unit_of(path) in STAGES | {"api", "cli"}:
+            continue
+        known = STAGES & set(imported_units(path))
+        assert not known, f"{module_name(path)} imports {known}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_modules_and_functions_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_MODULE_LINES
+    for function in functions(path):
+        length = (function.end_lineno or function.lineno) - function.lineno + 1
+        assert length <= MAX_FUNCTION_LINES, f"{function.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_modules_are_named_after_a_thing_and_say_their_question(path: Path) -> None:
+    assert path.stem not in FORBIDDEN_NAMES
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module docstring is missing"
+
+
+def test_only_the_worker_catches_everything() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            broad = node.type is None or ast.unparse(node.type) == "Exception"
+            assert not broad or module_name(path) == "run/worker.py", (
+                f"{module_name(path)}:{node.lineno} swallows every error"
+            )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "sft_atlas",
+        "sft_atlas.cli",
+        "sft_atlas.study.plan",
+        "sft_atlas.store.tables",
+        "sft_atlas.analyze.findings",
+        "sft_atlas.report.html",
+        "sft_atlas.run.local",
+        "sft_atlas.data.sources",
+    ],
+)
+def test_import_needs_neither_torch_nor_transformers(module: str) -> None:
+    code = (
+        f"import {module}, sys;"
+        "heavy = {'torch', 'transformers', 'datasets'} & sys.modules.keys();"
+        "sys.exit(f'imports {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
