@@ -1,0 +1,1 @@
+"""Hold pinned fact sheets of models, datasets, benchmarks and devices, as data."""
