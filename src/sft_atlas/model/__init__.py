@@ -1,0 +1,1 @@
+"""Load models, adapt them, and ask them: likelihoods and greedy text."""

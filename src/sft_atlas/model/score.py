@@ -1,0 +1,212 @@
+"""Answer how likely given texts are under a model, in nats, at little cost.
+
+In: token ids, and from which position on they count. Out: log-likelihoods in the order of the input. Sequences
+are sorted by length and padded on the right, where a causal model needs no mask. Logits, which cost most of the
+time and memory of a small model, are made only where a token counts: a hook hands the output head those
+positions alone, so that whatever an architecture does to its logits (Gemma 2 caps them) still happens. A pair
+whose input begins another's (the four letters of one question) costs nothing of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sft_atlas.errors import DataError, JobError
+
+BATCH_TOKENS: Final = 8192
+"""Positions of one forward pass, padding included, unless the caller knows the device better."""
+
+_LOGIT_BYTES = 1 << 28
+"""Bound on the float32 logits of one pass; a single longer sequence still runs."""
+
+
+@final
+class PairScore(NamedTuple):
+    """How an answer fares after its prompt."""
+
+    log_likelihood: float
+    """Sum over the answer's tokens, nats, <= 0; NaN where the model's logits are not finite."""
+    num_tokens: int
+    is_greedy: bool
+    """Whether each token is the most likely one, so that greedy decoding would begin with the answer."""
+
+
+@final
+class SampleScore(NamedTuple):
+    """Summed log-likelihoods of a training example's two parts, nats."""
+
+    prompt: float
+    num_prompt_tokens: int
+    """Scored ones: the first token of the sequence has nothing before it and counts nowhere."""
+    answer: float
+    num_answer_tokens: int
+
+
+def answer_log_likelihoods(
+    model: PreTrainedModel,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[PairScore]:
+    """Score each answer given its prompt, as lm-eval's `loglikelihood` does: no end-of-sequence token.
+
+    Values do not depend on what else is in the batch, but for rounding (within 1e-5 in float32). The model
+    must be in evaluation mode.
+
+    Raises:
+        DataError: for a pair without a prompt token or without an answer token.
+    """
+    for i, (prompt, answer) in enumerate(pairs):
+        if not prompt or not answer:
+            side = "answer" if prompt else "prompt"
+            raise DataError(f"pair {i}: its {side} has no token; expected at least one on each side.")
+    spans = [_Span((*prompt, *answer), len(prompt)) for prompt, answer in pairs]
+    scores = []
+    for tokens in _score_spans(model, spans, batch_tokens):
+        log_likelihood = float(tokens.log_likelihoods.sum(dtype=np.float64))
+        scores.append(PairScore(log_likelihood, len(tokens.is_greedy), bool(tokens.is_greedy.all())))
+    return scores
+
+
+def sample_log_likelihoods(
+    model: PreTrainedModel,
+    samples: Sequence[tuple[Sequence[int], int]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[SampleScore]:
+    """Score prompt and answer of (ids, prompt length) samples apart, in one pass.
+
+    The sequence's first token is scored nowhere. A sample of fewer than two tokens has sums of 0 over 0 tokens.
+    """
+    long_enough = [i for i, (ids, _) in enumerate(samples) if len(ids) > 1]
+    spans = [_Span(tuple(samples[i][0]), 1) for i in long_enough]
+    scores = [SampleScore(0.0, 0, 0.0, 0)] * len(samples)
+    for i, tokens in zip(long_enough, _score_spans(model, spans, batch_tokens), strict=True):
+        values = tokens.log_likelihoods.astype(np.float64)
+        split = max(samples[i][1] - 1, 0)
+        prompt, answer = values[:split], values[split:]
+        scores[i] = SampleScore(float(prompt.sum()), len(prompt), float(answer.sum()), len(answer))
+    return scores
+
+
+def logits_at(
+    model: PreTrainedModel, rows: Tensor, columns: Tensor, **inputs: Any
+) -> Tensor:
+    """Run a forward pass and return float32 logits (positions, vocab) of the given positions alone."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise JobError(f"{type(model).__name__}: has no output head; expected a causal language model.")
+    with _head_sees(head, rows, columns):
+        logits: Tensor = model(**inputs).logits
+    return logits.float()
+
+
+class _Span(NamedTuple):
+    ids: tuple[int, ...]
+    start: int
+    """First scored position, >= 1; all up to the last are scored."""
+
+
+class _TokenScores(NamedTuple):
+    log_likelihoods: np.ndarray[Any, np.dtype[np.float32]]
+    is_greedy: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class _Row(NamedTuple):
+    inputs: tuple[int, ...]
+    spans: list[int]
+    """The spans whose inputs are this row's first ids."""
+    num_positions: int
+
+
+def _score_spans(
+    model: PreTrainedModel, spans: Sequence[_Span], batch_tokens: int
+) -> list[_TokenScores]:
+    assert not model.training, "dropout would make the scores random"
+    scores: dict[int, _TokenScores] = {}
+    vocab_size = model.config.get_text_config().vocab_size
+    max_positions = max(_LOGIT_BYTES // (4 * vocab_size), 1)
+    for batch in _iter_batches(_merge_prefixes(spans), batch_tokens, max_positions):
+        scores |= _score_batch(model, spans, batch)
+    return [scores[i] for i in range(len(spans))]
+
+
+def _merge_prefixes(spans: Sequence[_Span]) -> list[_Row]:
+    """Let spans share the row of a longer one that begins with their inputs; longest rows first.
+
+    In lexicographic order everything that begins with a text stands directly behind it.
+    """
+    rows: list[_Row] = []
+    order = sorted(range(len(spans)), key=lambda i: spans[i].ids[:-1], reverse=True)
+    for i in order:
+        inputs = spans[i].ids[:-1]
+        num_positions = len(spans[i].ids) - spans[i].start
+        if rows and rows[-1].inputs[: len(inputs)] == inputs:
+            last = rows[-1]
+            rows[-1] = _Row(last.inputs, [*last.spans, i], last.num_positions + num_positions)
+        else:
+            rows.append(_Row(inputs, [i], num_positions))
+    # Ties are broken by content, so that batches do not depend on the order of the input.
+    return sorted(rows, key=lambda row: (len(row.inputs), row.inputs), reverse=True)
+
+
+def _iter_batches(
+    rows: Sequence[_Row], batch_tokens: int, max_positions: int
+) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    num_positions = 0
+    for row in rows:
+        length = len(batch[0].inputs) if batch else 0
+        is_full = (len(batch) + 1) * length > batch_tokens
+        if batch and (is_full or num_positions + row.num_positions > max_positions):
+            yield batch
+            batch, num_positions = [], 0
+        batch.append(row)
+        num_positions += row.num_positions
+    if batch:
+        yield batch
+
+
+def _score_batch(
+    model: PreTrainedModel, spans: Sequence[_Span], batch: Sequence[_Row]
+) -> dict[int, _TokenScores]:
+    inputs = np.zeros((len(batch), len(batch[0].inputs)), dtype=np.int64)
+    members, rows, columns, targets, ends = [], [], [], [], []
+    for r, row in enumerate(batch):
+        inputs[r, : len(row.inputs)] = row.inputs
+        for i in row.spans:
+            ids, start = spans[i]
+            members.append(i)
+            rows.extend([r] * (len(ids) - start))
+            columns.extend(range(start - 1, len(ids) - 1))
+            targets.extend(ids[start:])
+            ends.append(len(targets))
+    device = model.device
+    with torch.no_grad():
+        logits = logits_at(
+            model,
+            torch.tensor(rows, device=device),
+            torch.tensor(columns, device=device),
+            input_ids=torch.from_numpy(inputs).to(device),
+            use_cache=False,
+        )
+        wanted = torch.tensor(targets, device=device)
+        chosen = logits.gather(1, wanted[:, None])[:, 0]
+        values = (chosen - logits.logsumexp(dim=1)).cpu().numpy()
+        greedy = (logits.argmax(dim=1) == wanted).cpu().numpy()
+    parts = zip(np.split(values, ends[:-1]), np.split(greedy, ends[:-1]), strict=True)
+    return {i: _TokenScores(*part) for i, part in zip(members, parts, strict=True)}
+
+
+@contextmanager
+def _head_sees(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][rows, columns], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
