@@ -10,6 +10,7 @@
     failures/<job>/                       the latest failure of a job, until it succeeds
     working/<trajectory>/                 checkpoints of a run that is not finished
     leases/<job>.lock                     who works on what
+    log/                                  what ran when; what worker processes printed
     quarantine/, tmp/                     damaged folders; folders being written
 """
 
@@ -38,6 +39,10 @@ class Layout:
     @property
     def leases(self) -> Path:
         return self.root / "leases"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
 
     @property
     def cells(self) -> Path:

@@ -1,0 +1,310 @@
+"""Run tasks on this machine: one process per core or GPU, jobs over pipes, failures as data.
+
+The coordinator holds no result and imports no torch: it hands out jobs, and workers publish to the store. A
+worker that dies is replaced and its job tried again from its last checkpoint; a job that another coordinator
+holds is asked for again a second later. The first interrupt lets workers write a checkpoint, the second kills.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+
+from sft_atlas.errors import JobError
+from sft_atlas.identity import payload
+from sft_atlas.run.placement import Placement
+from sft_atlas.run.schedule import Task, blocked, choose, model_of
+from sft_atlas.store.store import Store
+from sft_atlas.study.job import JOB
+
+MAX_LOST: Final = 3
+"""A job whose worker dies this often is recorded as `killed`."""
+
+RETRY_HELD_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What a caller may show of a run."""
+
+    kind: Literal["started", "progress", "done", "failed", "held", "lost", "blocked"]
+    job: str
+    """Job fingerprint."""
+    text: str = ""
+    fraction: float = 0.0
+    """Share of the job that is done, for `progress`."""
+    seconds: float = 0.0
+    worker: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of the tasks of a run."""
+
+    num_done: int
+    num_failed: int
+    num_blocked: int
+    num_left: int
+    """Not done because the run was interrupted."""
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    number: int
+    process: subprocess.Popen[bytes]
+    task: Task | None = None
+    is_ready: bool = False
+    in_memory: str | None = None
+    buffer: bytes = b""
+
+    @property
+    def output(self) -> IO[bytes]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def send(self, task: Task) -> None:
+        assert self.process.stdin is not None
+        self.task = task
+        with contextlib.suppress(BrokenPipeError):  # a dead worker shows as the end of its output
+            self.process.stdin.write(JOB.dump_json(task.job) + b"\n")
+            self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Let the process end: it leaves when its input does."""
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+@dataclass(kw_only=True)
+class _State:
+    waiting: dict[str, Task]
+    held_until: dict[str, float] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    lost: dict[str, int] = field(default_factory=dict)
+    num_interrupts: int = 0
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    store: Store,
+    placement: Placement,
+    listen: Callable[[Event], None],
+) -> Outcome:
+    """Do all tasks that can be done; returns when none is left or the run was interrupted.
+
+    Raises:
+        JobError: if worker processes cannot even start.
+    """
+    state = _State(waiting={task.job.fingerprint: task for task in tasks})
+    known = state.waiting.keys()
+    state.waiting = {
+        key: Task(job=task.job, cost=task.cost, needs=task.needs & known)
+        for key, task in state.waiting.items()
+    }
+    num_workers = min(placement.num_workers, len(tasks))
+    with _interrupts(state), _workers(num_workers, store, placement) as workers:
+        while _has_work(state, workers):
+            _assign(state, workers, listen)
+            _listen_to(state, workers, store=store, placement=placement, listen=listen)
+            if state.num_interrupts > 1:
+                break
+    stuck = blocked(state.waiting.values(), state.failed)
+    for job in sorted(stuck):
+        listen(Event(kind="blocked", job=job, text="a job that it needs failed"))
+    return Outcome(
+        num_done=len(state.done),
+        num_failed=len(state.failed),
+        num_blocked=len(stuck),
+        num_left=len(state.waiting) - len(stuck) + sum(w.task is not None for w in workers),
+    )
+
+
+def _has_work(state: _State, workers: list[_Worker]) -> bool:
+    if any(worker.task for worker in workers):
+        return True
+    if state.num_interrupts:
+        return False
+    stuck = blocked(state.waiting.values(), state.failed)
+    return bool(state.waiting.keys() - stuck)
+
+
+def _assign(state: _State, workers: list[_Worker], listen: Callable[[Event], None]) -> None:
+    for worker in workers:
+        if not worker.is_ready or worker.task or state.num_interrupts:
+            continue
+        now = time.monotonic()
+        offered = [t for key, t in state.waiting.items() if state.held_until.get(key, 0) <= now]
+        busy = {w.in_memory for w in workers if w is not worker and w.in_memory}
+        task = choose(offered, done=state.done, in_memory=worker.in_memory, busy_models=busy)
+        if task is None:
+            continue
+        del state.waiting[task.job.fingerprint]
+        worker.in_memory = model_of(task.job)
+        worker.send(task)
+        listen(Event(kind="started", job=task.job.fingerprint, worker=worker.number))
+
+
+def _listen_to(
+    state: _State,
+    workers: list[_Worker],
+    *,
+    store: Store,
+    placement: Placement,
+    listen: Callable[[Event], None],
+) -> None:
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            selector.register(worker.output, selectors.EVENT_READ, worker)
+        ready = [key.data for key, _ in selector.select(timeout=0.25)]
+    for worker in ready:
+        chunk = os.read(worker.output.fileno(), 1 << 16)
+        if not chunk:
+            _replace(worker, state, store=store, placement=placement, listen=listen)
+            continue
+        *lines, worker.buffer = (worker.buffer + chunk).split(b"\n")
+        for line in lines:
+            _handle(json.loads(line), worker, state, listen)
+    if state.num_interrupts == 1:
+        for worker in workers:
+            if worker.task:
+                worker.process.send_signal(signal.SIGTERM)
+
+
+def _handle(
+    message: dict[str, Any], worker: _Worker, state: _State, listen: Callable[[Event], None]
+) -> None:
+    if message["kind"] == "ready":
+        worker.is_ready = True
+        return
+    task = worker.task
+    assert task is not None, f"a worker without a job said {message}"
+    key = task.job.fingerprint
+    listen(Event(job=key, worker=worker.number, **message))
+    if message["kind"] == "progress":
+        return
+    worker.task = None
+    if message["kind"] == "done":
+        state.done.add(key)
+    elif message["kind"] == "failed":
+        state.failed.add(key)
+    else:
+        state.waiting[key] = task
+        state.held_until[key] = time.monotonic() + RETRY_HELD_SECONDS
+
+
+def _replace(
+    worker: _Worker,
+    state: _State,
+    *,
+    store: Store,
+    placement: Placement,
+    listen: Callable[[Event], None],
+) -> None:
+    code = worker.process.wait()
+    if not worker.is_ready and not state.num_interrupts:
+        raise JobError(
+            f"worker {worker.number} ended with code {code} before it was ready; "
+            f"`sft-atlas doctor` says what is missing. {_log_tail(store)}"
+        )
+    task, worker.task = worker.task, None
+    if task:
+        _lose(task, code, state, store=store, listen=listen)
+    worker.close()
+    worker.process = _spawn(store, placement, worker.number)
+    worker.is_ready, worker.in_memory, worker.buffer = False, None, b""
+
+
+def _lose(
+    task: Task, code: int, state: _State, *, store: Store, listen: Callable[[Event], None]
+) -> None:
+    key = task.job.fingerprint
+    state.lost[key] = state.lost.get(key, 0) + 1
+    reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+    text = f"its process ended with {reason}, {state.lost[key]} time(s)"
+    if state.lost[key] < MAX_LOST or state.num_interrupts:
+        state.waiting[key] = task
+        listen(Event(kind="lost", job=key, text=text))
+        return
+    state.failed.add(key)
+    message = f"{text}; signal 9 often means that memory ran out. {_log_tail(store)}"
+    result = {"kind": "killed", "message": message, "trace": ""}
+    store.record_failure(key, payload(task.job), result)
+    listen(Event(kind="failed", job=key, text=message))
+
+
+@contextlib.contextmanager
+def _workers(
+    num_workers: int, store: Store, placement: Placement
+) -> Iterator[list[_Worker]]:
+    workers = [
+        _Worker(number=number, process=_spawn(store, placement, number))
+        for number in range(num_workers)
+    ]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            if worker.task or not worker.is_ready:
+                worker.process.kill()
+            worker.close()
+        for worker in workers:
+            worker.process.wait()
+
+
+def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(placement.num_threads),
+        "MKL_NUM_THREADS": str(placement.num_threads),
+        # Spinning threads of an idle pool would take the core of another worker.
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if placement.device == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = str(number)
+    log = _log_path(store)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "sft_atlas.run.worker"]
+    arguments = [str(store.layout.root), json.dumps(placement.to_json())]
+    with log.open("ab") as errors:
+        return subprocess.Popen(
+            command + arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+        )
+
+
+@contextlib.contextmanager
+def _interrupts(state: _State) -> Iterator[None]:
+    def count(_signal: int, _frame: object) -> None:
+        state.num_interrupts += 1
+
+    before = {kind: signal.signal(kind, count) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _log_path(store: Store) -> Path:
+    return store.layout.log / f"workers-{os.getpid()}.log"
+
+
+def _log_tail(store: Store) -> str:
+    path = _log_path(store)
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return f"The end of {path}: " + " | ".join(lines[-3:]) if lines else f"{path} is empty."
