@@ -1,0 +1,1 @@
+"""Turn rows of text into token sequences whose answer, and nothing else, is supervised."""

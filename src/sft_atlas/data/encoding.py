@@ -1,0 +1,160 @@
+"""Split a templated sample into prompt tokens and answer tokens: one rule for training and scoring.
+
+The rule is lm-evaluation-harness's (`TemplateLM._encode_pair`): trailing whitespace of the prompt moves to the
+answer, prompt and answer are tokenised together, and the answer is what lies beyond the prompt's own number of
+tokens. So a score compares exactly the tokens that training supervised. The end-of-sequence token belongs to a
+training answer and to no scored one.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from sft_atlas.data.chat import chat_template
+from sft_atlas.errors import DataError
+from sft_atlas.identity import canonical_json
+from sft_atlas.study.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class EncodedPair(NamedTuple):
+    """Token ids; together they are the model's input."""
+
+    prompt_ids: list[int]
+    """At least one token, so that every answer token is predicted from something."""
+    answer_ids: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedExample:
+    """A training sample: ids[prompt_length:] is supervised."""
+
+    ids: list[int]
+    prompt_length: int
+    is_truncated: bool
+
+    @property
+    def num_supervised(self) -> int:
+        return len(self.ids) - self.prompt_length
+
+
+def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":
+    """Load a model's fast tokenizer from its folder or the hub, without remote code.
+
+    Raises:
+        DataError: if there is none, it is not a fast one, or it has no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer
+
+    source = model.source
+    name = str(source.path) if source.path is not None else str(source.hub)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=source.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"model {model.name}: its tokenizer cannot be loaded from {name} ({error}). "
+            f"Check the path or id; a tokenizer.json is expected and remote code is never run."
+        ) from error
+    if not tokenizer.is_fast:
+        raise DataError(f"model {model.name}: has no fast tokenizer; expected a tokenizer.json.")
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            f"model {model.name}: its tokenizer names no end-of-sequence token; expected `eos_token` in "
+            f"tokenizer_config.json. Add it there."
+        )
+    return tokenizer
+
+
+def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) -> EncodedPair:
+    """Encode one templated prompt and answer; no end-of-sequence token is added."""
+    return encode_pairs(tokenizer, [(prompt, answer)])[0]
+
+
+def encode_pairs(
+    tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]
+) -> list[EncodedPair]:
+    """Encode many pairs in one call of the tokenizer, which is several times faster than one by one."""
+    moved = [move_whitespace(prompt, answer) for prompt, answer in pairs]
+    prompts = encode_texts(tokenizer, [prompt for prompt, _ in moved])
+    wholes = encode_texts(tokenizer, [prompt + answer for prompt, answer in moved])
+    encoded = []
+    for (prompt, _), prompt_ids, whole in zip(moved, prompts, wholes, strict=True):
+        encoded.append(EncodedPair(prompt_ids, whole[len(prompt_ids) :]))
+        if not prompt and not prompt_ids:
+            encoded[-1] = EncodedPair([_prefix_id(tokenizer)], whole)
+    return encoded
+
+
+def encode_example(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, *, max_tokens: int
+) -> EncodedExample | None:
+    """Encode a training sample with its end-of-sequence token; None if its whole answer is cut away."""
+    return finish_example(
+        encode_pair(tokenizer, prompt, answer), tokenizer.eos_token_id, max_tokens
+    )
+
+
+def finish_example(pair: EncodedPair, eos_id: int, max_tokens: int) -> EncodedExample | None:
+    """Add the end-of-sequence token and cut the sample's end; None if no answer token is left."""
+    ids = [*pair.prompt_ids, *pair.answer_ids, eos_id]
+    if not pair.answer_ids or len(pair.prompt_ids) >= max_tokens:
+        return None
+    return EncodedExample(
+        ids=ids[:max_tokens],
+        prompt_length=len(pair.prompt_ids),
+        is_truncated=len(ids) > max_tokens,
+    )
+
+
+def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Encode texts with a BOS first if the tokenizer adds one by default and the text has none."""
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    if not adds_bos(tokenizer):
+        return encoded
+    bos = tokenizer.bos_token_id
+    return [ids if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
+
+
+def adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Tell whether the tokenizer by default begins a text with its BOS token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def move_whitespace(prompt: str, answer: str) -> tuple[str, str]:
+    """Move the prompt's trailing whitespace to the answer's start.
+
+    >>> move_whitespace("Answer: ", "42")
+    ('Answer:', ' 42')
+    """
+    kept = prompt.rstrip()
+    return kept, prompt[len(kept) :] + answer
+
+
+def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
+    """Return the SHA-256 of everything that decides a prepared sample's ids, as 64 hex digits.
+
+    The chat template counts only where it is used, so that models which differ in nothing else share
+    their prepared data.
+    """
+    facts: dict[str, object] = {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "bos": tokenizer.bos_token_id,
+        "eos": tokenizer.eos_token_id,
+        "adds_bos": adds_bos(tokenizer),
+    }
+    if template == "chat":
+        facts["chat"] = [chat_template(tokenizer), tokenizer.special_tokens_map]
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def _prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    bos = tokenizer.bos_token_id
+    return int(tokenizer.eos_token_id if bos is None else bos)
