@@ -223,8 +223,8 @@ class BenchmarkDefinition:
     """Put the prompt into the study's template."""
     answer: str | None = None
     """generate: text with places, or the one place whose field lists all accepted answers."""
-    choices: str | None = None
-    """choice: text of the one place whose field lists the options."""
+    choices: str | tuple[str, ...] | None = None
+    """choice: the one place whose field lists the options, or each option's text with places."""
     label: str | None = None
     """choice: the field with the index of the right option, counted from 0."""
     metric: Literal["exact_match", "numeric_match", "accuracy", "accuracy_bytes"]
