@@ -1,9 +1,9 @@
 """Answer what a model says after each prompt when it always takes the most likely token.
 
-In: prompts as token ids. Out: the new ids and why each ended. Prompts of one batch are padded on the left so
-that their last tokens stand together; attention mask and positions hide the padding. The cache is transformers'
-`DynamicCache` built from the model's configuration: it knows sliding and mixed layers, and rows can be dropped
-from it, which is done when half of a batch has ended.
+In: prompts as token ids. Out: the new ids and why each ended. Prompts of one batch are padded on
+the left so that their last tokens stand together; attention mask and positions hide the padding.
+The cache is transformers' `DynamicCache` built from the model's configuration: it knows sliding
+and mixed layers, and rows can be dropped from it, which is done when half of a batch has ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +17,13 @@ from sft_atlas.errors import DataError
 from sft_atlas.model.score import logits_at
 
 BATCH_TOKENS: Final = 32_768
-"""Cached positions of one batch, padding and new tokens included, unless the caller knows better."""
+"""Cached positions of one batch, padding and new tokens included, unless told otherwise."""
 
 _STOP_EVERY = 4
 """Steps between looks for stop texts: decoding to text costs more than a step of a small model."""
 
 Finish = Literal["eos", "stop", "length", "not-finite"]
-IsStopped = Callable[[Sequence[Sequence[int]]], Sequence[bool]]
+IsStopped = Callable[[int, Sequence[int]], bool]
 
 
 @final
@@ -31,7 +31,7 @@ class Completion(NamedTuple):
     """What a model added to a prompt."""
 
     ids: tuple[int, ...]
-    """Without the end-of-sequence token; after `stop` up to three tokens may follow the stop text."""
+    """Without the end-of-sequence token; up to three may follow a stop text."""
     finish: Finish
     """`not-finite`: the logits were NaN or infinite and the rest is unknown."""
 
@@ -47,8 +47,8 @@ def greedy_completions(
 ) -> list[Completion]:
     """Decode greedily, equal to `generate(do_sample=False)` of transformers on each prompt alone.
 
-    `is_stopped` gets the new ids of some rows and says which of them hold a stop text; it is asked every few
-    steps. Raises DataError for a prompt without tokens.
+    `is_stopped(i, ids)` says whether the new ids of prompt i hold a stop text; it is asked every
+    few steps. Raises DataError for a prompt without tokens.
     """
     assert not model.training, "dropout would make the text random"
     for i, prompt in enumerate(prompts):
@@ -58,7 +58,7 @@ def greedy_completions(
     for batch in _iter_batches(prompts, max_new_tokens, batch_tokens):
         decoding = _Decoding(model, [prompts[i] for i in batch], eos_ids)
         with torch.no_grad():
-            done = decoding.run(max_new_tokens, is_stopped)
+            done = decoding.run(max_new_tokens, _of_batch(is_stopped, batch))
         completions |= dict(zip(batch, done, strict=True))
     return [completions[i] for i in range(len(prompts))]
 
@@ -76,6 +76,12 @@ def _iter_batches(
         yield batch
 
 
+def _of_batch(is_stopped: IsStopped | None, batch: Sequence[int]) -> IsStopped | None:
+    if is_stopped is None:
+        return None
+    return lambda row, ids: is_stopped(batch[row], ids)
+
+
 @final
 class _Decoding:
     """The state of one batch: cache, mask and the rows that still go on."""
@@ -87,12 +93,16 @@ class _Decoding:
         device = model.device
         self._model = model
         self._eos_ids = eos_ids
-        self._inputs = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        self._mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        self._inputs = torch.tensor(
+            [[0] * (width - len(p)) + list(p) for p in prompts], device=device
+        )
+        self._mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
+        )
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
         self._cache = DynamicCache(config=model.config)
         self._rows = list(range(len(prompts)))
-        """Prompt of each row of the cache; a row stays until the next drop, even if it has ended."""
+        """Prompt of each row of the cache; an ended one stays until the next drop."""
         self._new: list[list[int]] = [[] for _ in prompts]
         self._finish: list[Finish | None] = [None] * len(prompts)
 
@@ -140,9 +150,8 @@ class _Decoding:
         self._positions = self._positions[:, -1:] + 1
 
     def _look_for_stops(self, is_stopped: IsStopped) -> None:
-        going = [i for i, finish in enumerate(self._finish) if finish is None]
-        for i, stopped in zip(going, is_stopped([self._new[i] for i in going]), strict=True):
-            if stopped:
+        for i, finish in enumerate(self._finish):
+            if finish is None and is_stopped(i, self._new[i]):
                 self._finish[i] = "stop"
 
     def _drop_ended(self) -> None:

@@ -1,10 +1,11 @@
 """Answer how likely given texts are under a model, in nats, at little cost.
 
-In: token ids, and from which position on they count. Out: log-likelihoods in the order of the input. Sequences
-are sorted by length and padded on the right, where a causal model needs no mask. Logits, which cost most of the
-time and memory of a small model, are made only where a token counts: a hook hands the output head those
-positions alone, so that whatever an architecture does to its logits (Gemma 2 caps them) still happens. A pair
-whose input begins another's (the four letters of one question) costs nothing of its own.
+In: token ids, and from which position on they count. Out: log-likelihoods in the order of the
+input. Sequences are sorted by length and padded on the right, where a causal model needs no mask.
+Logits, which cost most of the time and memory of a small model, are made only where a token
+counts: a hook hands the output head those positions alone, so that whatever an architecture does
+to its logits (Gemma 2 caps them) still happens. A pair whose input begins another's (the four
+letters of one question) costs nothing of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ class PairScore(NamedTuple):
     """Sum over the answer's tokens, nats, <= 0; NaN where the model's logits are not finite."""
     num_tokens: int
     is_greedy: bool
-    """Whether each token is the most likely one, so that greedy decoding would begin with the answer."""
+    """Whether each token is the most likely one: greedy decoding would begin so."""
 
 
 @final
@@ -53,10 +54,10 @@ def answer_log_likelihoods(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[PairScore]:
-    """Score each answer given its prompt, as lm-eval's `loglikelihood` does: no end-of-sequence token.
+    """Score each answer given its prompt, as lm-eval's `loglikelihood` does: without an EOS.
 
-    Values do not depend on what else is in the batch, but for rounding (within 1e-5 in float32). The model
-    must be in evaluation mode.
+    Values do not depend on what else is in the batch, but for rounding (within 1e-5 in float32).
+    The model must be in evaluation mode.
 
     Raises:
         DataError: for a pair without a prompt token or without an answer token.
@@ -64,12 +65,16 @@ def answer_log_likelihoods(
     for i, (prompt, answer) in enumerate(pairs):
         if not prompt or not answer:
             side = "answer" if prompt else "prompt"
-            raise DataError(f"pair {i}: its {side} has no token; expected at least one on each side.")
+            raise DataError(
+                f"pair {i}: its {side} has no token; expected at least one on each side."
+            )
     spans = [_Span((*prompt, *answer), len(prompt)) for prompt, answer in pairs]
     scores = []
     for tokens in _score_spans(model, spans, batch_tokens):
         log_likelihood = float(tokens.log_likelihoods.sum(dtype=np.float64))
-        scores.append(PairScore(log_likelihood, len(tokens.is_greedy), bool(tokens.is_greedy.all())))
+        scores.append(
+            PairScore(log_likelihood, len(tokens.is_greedy), bool(tokens.is_greedy.all()))
+        )
     return scores
 
 
@@ -81,7 +86,8 @@ def sample_log_likelihoods(
 ) -> list[SampleScore]:
     """Score prompt and answer of (ids, prompt length) samples apart, in one pass.
 
-    The sequence's first token is scored nowhere. A sample of fewer than two tokens has sums of 0 over 0 tokens.
+    The sequence's first token is scored nowhere. A sample of fewer than two tokens has sums of 0
+    over 0 tokens.
     """
     long_enough = [i for i, (ids, _) in enumerate(samples) if len(ids) > 1]
     spans = [_Span(tuple(samples[i][0]), 1) for i in long_enough]
@@ -94,13 +100,13 @@ def sample_log_likelihoods(
     return scores
 
 
-def logits_at(
-    model: PreTrainedModel, rows: Tensor, columns: Tensor, **inputs: Any
-) -> Tensor:
-    """Run a forward pass and return float32 logits (positions, vocab) of the given positions alone."""
+def logits_at(model: PreTrainedModel, rows: Tensor, columns: Tensor, **inputs: Any) -> Tensor:
+    """Return float32 logits (positions, vocab) of the given positions alone."""
     head = model.get_output_embeddings()
     if head is None:
-        raise JobError(f"{type(model).__name__}: has no output head; expected a causal language model.")
+        raise JobError(
+            f"{type(model).__name__}: has no output head; expected a causal language model."
+        )
     with _head_sees(head, rows, columns):
         logits: Tensor = model(**inputs).logits
     return logits.float()
@@ -176,7 +182,11 @@ def _score_batch(
     model: PreTrainedModel, spans: Sequence[_Span], batch: Sequence[_Row]
 ) -> dict[int, _TokenScores]:
     inputs = np.zeros((len(batch), len(batch[0].inputs)), dtype=np.int64)
-    members, rows, columns, targets, ends = [], [], [], [], []
+    members: list[int] = []
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
+    ends: list[int] = []
     for r, row in enumerate(batch):
         inputs[r, : len(row.inputs)] = row.inputs
         for i in row.spans:

@@ -1,8 +1,8 @@
 """Read a benchmark file: what is asked, of which items, and how is an answer judged?
 
-In: a YAML file of about fifteen lines beside its items. Out: the hashed definition, the sources of items and
-examples, and labels. Texts hold places, `{field}` or `{field.part.0}`, that an item's fields fill; `{{` and `}}`
-are braces. There is no code in a benchmark file, so it is safe to run a stranger's.
+In: a YAML file of about fifteen lines beside its items. Out: the hashed definition, the sources
+of items and examples, and labels. Texts hold places, `{field}` or `{field.part.0}`, that an
+item's fields fill; `{{` and `}}` are braces.
 """
 
 import re
@@ -118,8 +118,9 @@ def load_benchmark(path: Path) -> Benchmark:
     """Read a benchmark file; local items are digested, so that a changed file is another benchmark.
 
     Raises:
-        StudyError: with file and line, for YAML faults, unknown keys, wrong types, fields that do not
-            belong to the kind, places that do not parse, or a pattern without exactly one group.
+        StudyError: with file and line, for YAML faults, unknown keys, wrong types, fields that do
+            not belong to the kind, places that do not parse, or a pattern without exactly one
+            group.
     """
     content, lines = load(path)
     file = validate(_File, content, lines)
@@ -210,20 +211,24 @@ def parse_text(text: str) -> tuple[str | Place, ...]:
 
 
 def _check_kind(file: _File, lines: Lines) -> None:
-    wanted, foreign = ("answer", ("choices", "label"))
+    wanted: str = "answer"
+    foreign: tuple[str, ...] = ("choices", "label")
     if file.kind == "choice":
-        wanted, foreign = ("choices", ("answer", "pattern", "stop", "max_new_tokens"))
+        wanted, foreign = "choices", ("answer", "pattern", "stop", "max_new_tokens")
         if file.label is None:
             raise StudyError(f"{lines.where()}: label is missing; a choice benchmark needs it.")
     if wanted not in file.model_fields_set:
         raise StudyError(f"{lines.where()}: {wanted} is missing; kind {file.kind} needs it.")
     for key in foreign:
         if key in file.model_fields_set:
-            raise StudyError(f"{lines.where(key)}: {key} does not belong to kind {file.kind}; remove it.")
+            raise StudyError(
+                f"{lines.where(key)}: {key} does not belong to kind {file.kind}; remove it."
+            )
     if file.metric not in METRICS[file.kind]:
         names = " or ".join(METRICS[file.kind])
         raise StudyError(
-            f"{lines.where('metric')}: metric {file.metric} does not fit kind {file.kind}; use {names}."
+            f"{lines.where('metric')}: metric {file.metric} does not fit kind {file.kind}; "
+            f"use {names}."
         )
 
 
