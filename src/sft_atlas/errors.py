@@ -51,6 +51,11 @@ class DivergedError(JobError):
 
     kind = "diverged"
 
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        """Optimizer step, counted from 1."""
+
 
 class OutOfMemoryError(JobError):
     """Report that the device had too little memory for this job."""
