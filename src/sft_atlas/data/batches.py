@@ -1,8 +1,9 @@
 """Say which samples a training step sees, and lay them out as tensors.
 
-The order of an epoch depends on seed, epoch and number of samples alone, so a resumed run and a longer run see
-the same steps. A step is a set of samples; how a trainer splits it into micro-batches is placement and changes
-the loss by rounding only, because the loss of a step is the sum over its supervised tokens divided by their number.
+The order of an epoch depends on seed, epoch and number of samples alone, so a resumed run and a
+longer run see the same steps. A step is a set of samples; how it is split into micro-batches is
+placement and moves the loss by rounding only, because a step's loss is the sum over its supervised
+tokens divided by their number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ class TrainingRows:
 
     def example(self, index: int) -> tuple[NDArray[np.int32], int]:
         """Return one sample's token ids and its prompt length; the rest of it is supervised."""
+        # `right` skips parts without samples, which start where the next one does.
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.parts[part].example(index - int(self._starts[part]))
 
@@ -73,7 +75,7 @@ def num_steps(num_samples: int, batch_samples: int) -> int:
 def iter_steps(
     rows: TrainingRows, *, batch_samples: int, seed: int, epoch: int
 ) -> Iterator[list[int]]:
-    """Yield the sample indices of each optimizer step of an epoch; the last step keeps what is left."""
+    """Yield the sample indices of each step of an epoch (from 1); the last has what is left."""
     order = epoch_order(len(rows), seed, epoch)
     for start in range(0, len(order), batch_samples):
         yield order[start : start + batch_samples].tolist()
@@ -82,7 +84,7 @@ def iter_steps(
 def collate(rows: TrainingRows, indices: Sequence[int], *, pad_id: int = 0) -> Batch:
     """Lay samples out as one right-padded batch on the CPU.
 
-    `pad_id` may be any valid token: padding is masked, ignored by the loss and right of every real token.
+    `pad_id` may be any token: padding is masked, not supervised, and right of every real token.
     """
     width = max(int(rows.lengths[i]) for i in indices)
     input_ids = np.full((len(indices), width), pad_id, dtype=np.int64)

@@ -1,15 +1,15 @@
 """Split a templated sample into prompt tokens and answer tokens: one rule for training and scoring.
 
-The rule is lm-evaluation-harness's (`TemplateLM._encode_pair`): trailing whitespace of the prompt moves to the
-answer, prompt and answer are tokenised together, and the answer is what lies beyond the prompt's own number of
-tokens. So a score compares exactly the tokens that training supervised. The end-of-sequence token belongs to a
-training answer and to no scored one.
+The rule is that of lm-evaluation-harness (`TemplateLM._encode_pair`): trailing whitespace of the
+prompt moves to the answer, both are tokenised together, and the answer is what lies beyond as many
+tokens as the prompt alone has. So a score compares the very tokens that training supervises. The
+end-of-sequence token belongs to a training answer and to no scored one.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sft_atlas.data.chat import chat_template
 from sft_atlas.errors import DataError
@@ -19,9 +19,12 @@ from sft_atlas.study.spec import ModelSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Drop = Literal["truncated", "empty"]
+"""Why no answer token is left: the prompt fills max_tokens; the tokenizer knows none of it."""
+
 
 class EncodedPair(NamedTuple):
-    """Token ids; together they are the model's input."""
+    """Token ids of one sample; together they are the model's input."""
 
     prompt_ids: list[int]
     """At least one token, so that every answer token is predicted from something."""
@@ -35,10 +38,7 @@ class EncodedExample:
     ids: list[int]
     prompt_length: int
     is_truncated: bool
-
-    @property
-    def num_supervised(self) -> int:
-        return len(self.ids) - self.prompt_length
+    """Whether the end of the answer, and with it the end-of-sequence token, was cut off."""
 
 
 def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":
@@ -61,11 +61,13 @@ def load_tokenizer(model: ModelSpec) -> "PreTrainedTokenizerBase":
             f"Check the path or id; a tokenizer.json is expected and remote code is never run."
         ) from error
     if not tokenizer.is_fast:
-        raise DataError(f"model {model.name}: has no fast tokenizer; expected a tokenizer.json.")
+        raise DataError(
+            f"model {model.name}: has no fast tokenizer; expected a tokenizer.json. Convert it."
+        )
     if tokenizer.eos_token_id is None:
         raise DataError(
-            f"model {model.name}: its tokenizer names no end-of-sequence token; expected `eos_token` in "
-            f"tokenizer_config.json. Add it there."
+            f"model {model.name}: its tokenizer names no end-of-sequence token; expected "
+            f"`eos_token` in tokenizer_config.json. Add it there."
         )
     return tokenizer
 
@@ -78,32 +80,44 @@ def encode_pair(tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str) 
 def encode_pairs(
     tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[tuple[str, str]]
 ) -> list[EncodedPair]:
-    """Encode many pairs in one call of the tokenizer, which is several times faster than one by one."""
+    """Encode many pairs at once, several times faster than one by one.
+
+    A prompt without any token becomes the BOS token, or the end-of-sequence token where there is
+    none, as in lm-evaluation-harness; so does a prompt of whitespace, which that code does not
+    accept.
+    """
     moved = [move_whitespace(prompt, answer) for prompt, answer in pairs]
     prompts = encode_texts(tokenizer, [prompt for prompt, _ in moved])
     wholes = encode_texts(tokenizer, [prompt + answer for prompt, answer in moved])
-    encoded = []
-    for (prompt, _), prompt_ids, whole in zip(moved, prompts, wholes, strict=True):
-        encoded.append(EncodedPair(prompt_ids, whole[len(prompt_ids) :]))
-        if not prompt and not prompt_ids:
-            encoded[-1] = EncodedPair([_prefix_id(tokenizer)], whole)
-    return encoded
+    bos = tokenizer.bos_token_id
+    prefix = [tokenizer.eos_token_id if bos is None else bos]
+    return [
+        EncodedPair(prompt or prefix, whole[len(prompt) :])
+        for prompt, whole in zip(prompts, wholes, strict=True)
+    ]
 
 
 def encode_example(
     tokenizer: "PreTrainedTokenizerBase", prompt: str, answer: str, *, max_tokens: int
-) -> EncodedExample | None:
-    """Encode a training sample with its end-of-sequence token; None if its whole answer is cut away."""
-    return finish_example(
-        encode_pair(tokenizer, prompt, answer), tokenizer.eos_token_id, max_tokens
-    )
+) -> EncodedExample | Drop:
+    """Encode a training sample with its end-of-sequence token, or say why it is dropped."""
+    pair = encode_pair(tokenizer, prompt, answer)
+    return finish_example(pair, tokenizer.eos_token_id, max_tokens)
 
 
-def finish_example(pair: EncodedPair, eos_id: int, max_tokens: int) -> EncodedExample | None:
-    """Add the end-of-sequence token and cut the sample's end; None if no answer token is left."""
+def finish_example(pair: EncodedPair, eos_id: int, max_tokens: int) -> EncodedExample | Drop:
+    """Add the end-of-sequence token and cut the sample to max_tokens from its end.
+
+    >>> finish_example(EncodedPair([5, 6], [7]), 0, 8)
+    EncodedExample(ids=[5, 6, 7, 0], prompt_length=2, is_truncated=False)
+    >>> finish_example(EncodedPair([5, 6], [7]), 0, 2)
+    'truncated'
+    """
+    if not pair.answer_ids:
+        return "empty"
+    if len(pair.prompt_ids) >= max_tokens:
+        return "truncated"
     ids = [*pair.prompt_ids, *pair.answer_ids, eos_id]
-    if not pair.answer_ids or len(pair.prompt_ids) >= max_tokens:
-        return None
     return EncodedExample(
         ids=ids[:max_tokens],
         prompt_length=len(pair.prompt_ids),
@@ -112,7 +126,7 @@ def finish_example(pair: EncodedPair, eos_id: int, max_tokens: int) -> EncodedEx
 
 
 def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Encode texts with a BOS first if the tokenizer adds one by default and the text has none."""
+    """Encode texts; BOS comes first if the tokenizer adds it by default and the text has none."""
     if not texts:
         return []
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -139,10 +153,10 @@ def move_whitespace(prompt: str, answer: str) -> tuple[str, str]:
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
-    """Return the SHA-256 of everything that decides a prepared sample's ids, as 64 hex digits.
+    """Return the SHA-256 of all that decides a prepared sample's ids, as 64 hex digits.
 
-    The chat template counts only where it is used, so that models which differ in nothing else share
-    their prepared data.
+    The chat template counts only where it is used, so that models which differ in nothing else
+    share their prepared data.
     """
     facts: dict[str, object] = {
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -153,8 +167,3 @@ def tokenizer_sha256(tokenizer: "PreTrainedTokenizerBase", template: str) -> str
     if template == "chat":
         facts["chat"] = [chat_template(tokenizer), tokenizer.special_tokens_map]
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
-
-
-def _prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    bos = tokenizer.bos_token_id
-    return int(tokenizer.eos_token_id if bos is None else bos)

@@ -1,15 +1,17 @@
 """Say what a row of an instruction dataset asks and answers.
 
-In goes one row (a mapping from column to value), out comes an `Example`, or a `RowError` whose text says what
-is wrong with the row. A shape is recognised by the columns that it needs, in the order of `SHAPES`; a study
-names it where a row could be read in two ways, or maps columns itself with `fields`. Texts are taken as they
-are: nothing is stripped or normalised, because every change of a text is a change of the data.
+In goes one row (a mapping from column to value), out comes an `Example`, or a `RowError` whose text
+says what is wrong with the row. A shape is recognised by the columns that it needs, in the order of
+`SHAPES`; a study names it where a row could be read in two ways, or maps columns itself with
+`fields`. Texts are taken as they are: nothing is stripped or normalised, because every change of a
+text is a change of the data.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from sft_atlas.errors import DataError
 from sft_atlas.study.spec import DatasetSpec
 
 Role = Literal["system", "user", "assistant"]
@@ -51,6 +53,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
     "model": "assistant",
 }
 """What datasets call the speakers."""
@@ -76,7 +79,7 @@ class Example:
     """The only turn before the answer, or all of them labelled with their roles."""
     answer: str
     turns: tuple[Turn, ...]
-    """What the chat template is given: an optional system turn, then user and assistant in turn, ending in user."""
+    """For a chat template: at most one system turn, then user and assistant by turns, user last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,13 @@ class Parts:
 def example_from_row(row: Row, dataset: DatasetSpec) -> Example:
     """Read one row in the dataset's shape.
 
-    A conversation's answer is its last assistant turn and its prompt all turns before that, or, with
-    `first_turn_only`, the first user turn and the reply to it. Turns after the last assistant turn are not used.
+    A conversation's answer is its last assistant turn and its prompt all turns before that, or,
+    with `first_turn_only`, the first user turn and the reply to it. Turns after the answer are not
+    used.
 
     Raises:
-        RowError: if the shape is unknown, or a text is missing, empty, not a string or not valid Unicode,
-            or turns are out of order.
+        RowError: if no shape fits, a text is missing, empty, not a string or not valid Unicode, or
+            turns are out of order.
     """
     return check_parts(split_row(row, dataset))
 
@@ -108,7 +112,7 @@ def split_row(row: Row, dataset: DatasetSpec) -> Parts:
         return Parts((Turn("user", prompt),), _lookup(row, columns["answer"]))
     shape = _find_shape(row, dataset.shape)
     if shape.answer is None:
-        return _split_turns(_read_turns(row[shape.prompt], shape), dataset.first_turn_only)
+        return _split_turns(row[shape.prompt], shape, dataset.first_turn_only)
     prompt = _text(row[shape.prompt], shape.prompt)
     context = row.get(shape.context) if shape.context else None
     if context is not None and (not isinstance(context, str) or context.strip()):
@@ -127,6 +131,10 @@ def check_parts(parts: Parts) -> Example:
 
 def _find_shape(row: Row, name: str) -> Shape:
     if name != "auto":
+        if name not in SHAPES:
+            raise DataError(
+                f"shape {name!r}: is not known; expected one of {', '.join(SHAPES)}. Name one."
+            )
         shape = SHAPES[name]
         missing = [c for c in (shape.prompt, shape.answer) if c is not None and c not in row]
         if missing:
@@ -136,9 +144,7 @@ def _find_shape(row: Row, name: str) -> Shape:
         if shape.prompt in row and (shape.answer is None or shape.answer in row):
             return shape
     columns = ", ".join(sorted(map(str, row))) or "none"
-    raise RowError(
-        f"unknown shape (columns: {columns}); expected one of {', '.join(SHAPES)}, or `fields` in the study"
-    )
+    raise RowError(f"unknown shape (columns: {columns}); known are {', '.join(SHAPES)}")
 
 
 def _lookup(row: Row, path: str) -> object:
@@ -160,37 +166,45 @@ def _has_index(value: Sequence[object], part: str) -> bool:
     return part.isdecimal() and int(part) < len(value)
 
 
-def _read_turns(value: object, shape: Shape) -> list[Turn]:
-    if not isinstance(value, list) or not value:
-        raise RowError(f"{shape.prompt!r} is not a list of turns")
-    turns = []
-    for number, item in enumerate(value):
-        where = f"{shape.prompt}[{number}]"
-        if not isinstance(item, Mapping) or shape.role not in item or shape.text not in item:
-            raise RowError(f"{where} needs {shape.role!r} and {shape.text!r}")
-        role = ROLES.get(item[shape.role]) if isinstance(item[shape.role], str) else None
-        if role is None:
-            raise RowError(f"{where}: role {item[shape.role]!r} is none of {', '.join(ROLES)}")
-        turns.append(Turn(role, _text(item[shape.text], where)))
-    _check_order(turns, shape.prompt)
-    return turns
-
-
-def _check_order(turns: Sequence[Turn], column: str) -> None:
-    start = 1 if turns[0].role == "system" else 0
-    for number, turn in enumerate(turns[start:], start):
-        expected = "assistant" if (number - start) % 2 else "user"
-        if turn.role != expected:
-            raise RowError(f"{column}[{number}] is by {turn.role!r}; expected {expected!r} there")
-
-
-def _split_turns(turns: Sequence[Turn], first_turn_only: bool) -> Parts:
-    replies = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+def _split_turns(value: object, shape: Shape, first_turn_only: bool) -> Parts:
+    roles = _read_roles(value, shape)
+    texts = [turn[shape.text] for turn in value] if isinstance(value, list) else []
+    replies = [number for number, role in enumerate(roles) if role == "assistant"]
     if not replies:
         raise RowError("has no assistant turn to learn from")
-    if first_turn_only:
-        return Parts((turns[replies[0] - 1],), turns[replies[0]].content)
-    return Parts(tuple(turns[: replies[-1]]), turns[replies[-1]].content)
+    reply = replies[0] if first_turn_only else replies[-1]
+    start = reply - 1 if first_turn_only else 0
+    turns = tuple(
+        Turn(roles[number], _text(texts[number], f"{shape.prompt}[{number}]"))
+        for number in range(start, reply)
+    )
+    return Parts(turns, texts[reply])
+
+
+def _read_roles(value: object, shape: Shape) -> list[Role]:
+    if not isinstance(value, list) or not value:
+        raise RowError(f"{shape.prompt} is not a list of turns")
+    roles: list[Role] = []
+    for number, turn in enumerate(value):
+        where = f"{shape.prompt}[{number}]"
+        if not isinstance(turn, Mapping) or shape.role not in turn or shape.text not in turn:
+            raise RowError(f"{where} has no {shape.role!r} and {shape.text!r}")
+        name = turn[shape.role]
+        if not isinstance(name, str) or name not in ROLES:
+            raise RowError(f"{where} is by {name!r}; known are {', '.join(ROLES)}")
+        roles.append(ROLES[name])
+    _check_order(roles, shape.prompt)
+    return roles
+
+
+def _check_order(roles: Sequence[Role], column: str) -> None:
+    start = 1 if roles[0] == "system" else 0
+    for number, role in enumerate(roles[start:], start):
+        expected = "assistant" if (number - start) % 2 else "user"
+        if role != expected:
+            raise RowError(
+                f"{column}[{number}] is by {role}, out of order; expected {expected} there"
+            )
 
 
 def _text(value: object, column: str) -> str:
@@ -203,7 +217,5 @@ def _text(value: object, column: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RowError(
-            f"{column} holds half a surrogate pair at character {error.start}"
-        ) from error
+        raise RowError(f"{column} is not valid Unicode at character {error.start}") from error
     return value

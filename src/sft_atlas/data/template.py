@@ -1,7 +1,8 @@
 """Put an example into the study's template: text of the prompt, and text of the answer.
 
-`question-answer` is the paper's template (two lines, no space after `###`); `chat` is the template that the
-tokenizer brings, rendered apart in `chat`. The end-of-sequence token is not text: `encoding` adds it.
+`question-answer` is the paper's template (two lines, no space after `###`); `chat` is the template
+that the tokenizer brings, rendered in `chat`. The end-of-sequence token is not text: `encoding`
+adds it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ TEMPLATES: Final = ("question-answer", "chat")
 
 
 class TextPair(NamedTuple):
-    """A templated sample: only `answer` is supervised or scored."""
+    """A templated sample; only `answer` is supervised or scored."""
 
     prompt: str
     answer: str
@@ -31,12 +32,15 @@ def render_prompt(template: str, prompt: str) -> str:
     '###Question: 2 + 2?\\n###Answer:'
     """
     if template != "question-answer":
-        raise DataError(f"template {template!r}: needs a tokenizer; use `render_prompts`.")
+        raise DataError(
+            f"template {template!r}: cannot be rendered without a tokenizer; expected "
+            f"'question-answer'. Use one of {', '.join(TEMPLATES)} in the study."
+        )
     return f"###Question: {prompt}\n###Answer:"
 
 
 def render_answer(template: str, answer: str) -> str:
-    """Return the text that follows the prompt when this is the answer.
+    """Return the text that follows a rendered prompt when this is the answer.
 
     >>> render_answer("question-answer", "4")
     ' 4'
@@ -47,10 +51,12 @@ def render_answer(template: str, answer: str) -> str:
 def render_prompts(
     template: str, prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[str]:
-    """Return prompts in any template; one call starts at most a few child processes.
+    """Return prompts in any template; with `chat` each is the only user turn.
+
+    A chat template starts a child process per call, so give it all prompts at once.
 
     Raises:
-        DataError: if the tokenizer has no chat template, or the template fails or exceeds its limits.
+        DataError: if the tokenizer has no chat template, or that fails or exceeds its limits.
     """
     if template != "chat":
         return [render_prompt(template, prompt) for prompt in prompts]
@@ -62,12 +68,13 @@ def render_examples(
 ) -> list[TextPair]:
     """Return prompt and answer texts of training examples.
 
-    With `chat`, the answer is what the template adds to the prompt when the assistant's turn is there, so it
-    carries the template's own end of turn; trailing whitespace and the end-of-sequence text are taken off,
-    because `encoding` adds that token itself.
+    With `chat`, the answer is what the template adds to the prompt once the assistant's turn is
+    there: it carries the template's own end of turn. Whitespace at its end and the end-of-sequence
+    text are taken off, because `encoding` adds that token.
 
     Raises:
-        DataError: as `render_prompts`, or if the template renders the prompt differently once an answer follows.
+        DataError: as `render_prompts`, or if the template writes the prompt differently once an
+            answer follows it.
     """
     if template != "chat":
         return [
@@ -80,17 +87,17 @@ def render_examples(
         [(*e.turns, Turn("assistant", e.answer)) for e in examples],
         add_generation_prompt=False,
     )
-    return [
-        _split_chat(prompt, whole, tokenizer.eos_token)
-        for prompt, whole in zip(prompts, wholes, strict=True)
-    ]
+    eos = tokenizer.eos_token or ""
+    return [_split_chat(prompt, whole, eos) for prompt, whole in zip(prompts, wholes, strict=True)]
 
 
-def _split_chat(prompt: str, whole: str, eos: str | None) -> TextPair:
+def _split_chat(prompt: str, whole: str, eos: str) -> TextPair:
+    # Some templates end the generation prompt in whitespace that they strip before an answer.
+    prompt = prompt if whole.startswith(prompt) else prompt.rstrip()
     if not whole.startswith(prompt):
         raise DataError(
-            f"chat template: renders the prompt differently once an answer follows: {prompt[-80:]!r} does not "
-            f"begin {whole[: len(prompt)][-80:]!r}. Use template question-answer for this model."
+            f"chat template: writes the prompt differently once an answer follows; expected "
+            f"{prompt[-80:]!r}, found {whole[: len(prompt)][-80:]!r}. "
+            f"Use template question-answer for this model."
         )
-    answer = whole[len(prompt) :].rstrip()
-    return TextPair(prompt, answer.removesuffix(eos) if eos else answer)
+    return TextPair(prompt, whole[len(prompt) :].rstrip().removesuffix(eos))
