@@ -191,15 +191,16 @@ def _read_config(folder: Path, where: str) -> dict[str, Any]:
         config = files.read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise StudyError(
-            f"{where}: {folder / 'config.json'} cannot be read ({error}); expected a model saved by "
-            f"transformers. Check the path."
+            f"{where}: {folder / 'config.json'} cannot be read ({error}); expected a model "
+            f"saved by transformers. Check the path."
         ) from error
     for part in _iter_objects(config):
         for key in _CODE_KEYS + _KERNEL_KEYS:
             if key in part and (key in _CODE_KEYS or "/" in str(part[key])):
                 raise StudyError(
                     f"{where}: its config.json has {key!r}, which asks for code from outside; "
-                    f"expected an architecture of transformers. Use another model, or a copy without it."
+                    f"expected an architecture of transformers. Use another model, or a copy "
+                    f"without it."
                 )
     assert isinstance(config, dict)
     return config
