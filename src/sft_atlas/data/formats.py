@@ -163,6 +163,9 @@ def _iter_csv(name: str, stream: IO[bytes]) -> Iterator[RowOrReject]:
             f"{name}:{line + 1}: is not CSV ({error}); expected quotes doubled inside quotes. "
             f"Correct the file."
         ) from error
+    finally:
+        # The stream is closed by who opened it.
+        text.detach()
 
 
 def _check_header(where: str, header: list[str]) -> None:

@@ -6,6 +6,7 @@ place in the order, not after a number of samples, so that a dropped one never p
 beyond the subset.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -158,8 +159,10 @@ def _find(store: Store, folder: Path, num_samples: int) -> PreparedRows | None:
         try:
             found = _open(store, folder / str(size)).prefix(num_samples)
         except StoreError as error:
-            moved = store.set_aside(folder / str(size))
-            _log.warning("%s Prepared data is made anew; the damaged copy is in %s.", error, moved)
+            _log.warning("%s The damaged data is set aside and made anew.", error)
+            # Another process may have set it aside first.
+            with contextlib.suppress(FileNotFoundError):
+                store.set_aside(folder / str(size))
             continue
         # A prefix may hold nothing where the larger set does: making it tells the user why.
         if len(found):
@@ -238,8 +241,8 @@ def _describe_unsupervised(
         f"dataset {job.dataset.name}: no token is supervised in any of {len(examples):,} "
         f"samples; expected answer tokens within max_tokens {job.max_tokens:,}. The first sample has "
         f"{len(pair.prompt_ids):,} prompt and {len(pair.answer_ids):,} answer tokens; its answer is "
-        f"{text.answer[:200]!r} and the model would see {seen[-1000:]!r}. "
-        f"Raise max_tokens, or use a tokenizer that knows the answers' characters."
+        f"{text.answer[:200]!r}, and the model sees {seen[-1000:]!r}. "
+        f"Raise max_tokens, or use a tokenizer that knows the answer's characters."
     )
 
 

@@ -88,6 +88,8 @@ class Parts:
 
     turns: tuple[Turn, ...]
     answer: object
+    column: str
+    """Where the answer stood."""
 
 
 def example_from_row(row: Row, dataset: DatasetSpec) -> Example:
@@ -109,7 +111,8 @@ def split_row(row: Row, dataset: DatasetSpec) -> Parts:
     if dataset.fields:
         columns = dict(dataset.fields)
         prompt = _text(_lookup(row, columns["prompt"]), columns["prompt"])
-        return Parts((Turn("user", prompt),), _lookup(row, columns["answer"]))
+        answer = columns["answer"]
+        return Parts((Turn("user", prompt),), _lookup(row, answer), answer)
     shape = _find_shape(row, dataset.shape)
     if shape.answer is None:
         return _split_turns(row[shape.prompt], shape, dataset.first_turn_only)
@@ -117,12 +120,12 @@ def split_row(row: Row, dataset: DatasetSpec) -> Parts:
     context = row.get(shape.context) if shape.context else None
     if context is not None and (not isinstance(context, str) or context.strip()):
         prompt = f"{prompt}\n{_text(context, shape.context or '')}"
-    return Parts((Turn("user", prompt),), row[shape.answer])
+    return Parts((Turn("user", prompt),), row[shape.answer], shape.answer)
 
 
 def check_parts(parts: Parts) -> Example:
     """Check the answer and join the prompt turns; raises RowError."""
-    answer = _text(parts.answer, "answer")
+    answer = _text(parts.answer, parts.column)
     if len(parts.turns) == 1:
         return Example(prompt=parts.turns[0].content, answer=answer, turns=parts.turns)
     prompt = "\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in parts.turns)
@@ -178,7 +181,7 @@ def _split_turns(value: object, shape: Shape, first_turn_only: bool) -> Parts:
         Turn(roles[number], _text(texts[number], f"{shape.prompt}[{number}]"))
         for number in range(start, reply)
     )
-    return Parts(turns, texts[reply])
+    return Parts(turns, texts[reply], f"{shape.prompt}[{reply}]")
 
 
 def _read_roles(value: object, shape: Shape) -> list[Role]:
