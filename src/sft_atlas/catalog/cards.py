@@ -114,8 +114,10 @@ class BenchmarkCard(_Card):
     """Mean tokens of one question, without solved examples."""
     answer_tokens: float = Field(gt=0)
     """Mean tokens of one option (choice), or mean tokens decoded (all others)."""
-    choices: int = 1
-    """Options that are scored per item."""
+    choices: int = Field(default=1, gt=0)
+    """Passes per item: the number of options, or 1 where each option is one letter."""
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    """Limit of decoding where no definition states it."""
     skill: str
     language: str
 

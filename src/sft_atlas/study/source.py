@@ -1,6 +1,5 @@
 """Say which bytes a source is: the digest of local files, or a hub repository at a revision."""
 
-from functools import cache
 from pathlib import Path
 
 from sft_atlas.catalog.cards import CardSource
@@ -27,6 +26,5 @@ def source_from_card(source: CardSource) -> Source:
     )
 
 
-@cache
 def _digest(path: Path) -> str:
     return sha256_tree(path) if path.is_dir() else sha256_file(path)

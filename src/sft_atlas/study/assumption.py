@@ -1,0 +1,148 @@
+"""Name what a cost estimate takes for granted: each value with its low, its high and its source.
+
+`low` and `high` are the ends that make a plan cheap and dear, so they are not always the smaller
+and the larger number.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+
+class Range(NamedTuple):
+    """An estimate with the ends that all assumptions together would give."""
+
+    low: float
+    likely: float
+    high: float
+
+    def plus(self, other: "Range") -> "Range":
+        return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+    def times(self, factor: float) -> "Range":
+        return Range(self.low * factor, self.likely * factor, self.high * factor)
+
+
+NOTHING: Final = Range(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assumption:
+    """One thing that the estimate takes for granted."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenario:
+    """One value of every quantity that no file states."""
+
+    token_factor: float
+    train_utilisation: float
+    score_utilisation: float
+    padding_factor: float
+    scored_bytes_per_weight: float
+    bandwidth_fraction: float
+    decode_length: float
+    decode_batch: float
+    layer_factor: float
+    load_bytes_per_second: float
+    save_bytes_per_second: float
+    job_seconds: float
+    checkpoint_fraction: float
+    prepare_samples_per_second: float
+
+
+_TABLE: Final = {
+    "token_factor": (
+        (0.7, 1.0, 1.5),
+        "mean tokens per sample and per question, relative to the cards",
+        "most cards infer them from descriptions of the data",
+    ),
+    "train_utilisation": (
+        (0.45, 0.35, 0.2),
+        "fraction of the peak in training, once a step is long enough to fill the device",
+        "35 % of an H100 reproduces common reports; a core of the test machine reaches 37 %",
+    ),
+    "score_utilisation": (
+        (0.5, 0.35, 0.15),
+        "fraction of the peak in likelihood scoring and in reading prompts",
+        "as training; less where prompts are short",
+    ),
+    "padding_factor": (
+        (1.0, 1.1, 1.4),
+        "computed tokens per real token in batches sorted by length",
+        "packing gains up to 1.15x over batches grouped by length",
+    ),
+    "scored_bytes_per_weight": (
+        (2.0, 4.0, 6.0),
+        "bytes read per weight and decoded token",
+        "weights are held in float32; a bfloat16 copy would halve it, a cast adds to it",
+    ),
+    "bandwidth_fraction": (
+        (0.8, 0.6, 0.35),
+        "fraction of the memory bandwidth that decoding reaches",
+        "usual for batched decoding without fused kernels",
+    ),
+    "decode_length": (
+        (0.3, 1.0, 1.0),
+        "steps of a decoding batch, from the mean answer (0) to the limit of new tokens (1)",
+        "a batch ends with its longest answer, and tuned base models often do not stop",
+    ),
+    "decode_batch": (
+        (256.0, 64.0, 16.0),
+        "answers decoded side by side, where memory allows",
+        "bounded by the key-value cache",
+    ),
+    "layer_factor": (
+        (0.5, 1.0, 1.5),
+        "time to issue a layer's kernels, relative to the device's card",
+        "depends on the host's processor",
+    ),
+    "load_bytes_per_second": (
+        (4e9, 2e9, 0.5e9),
+        "rate at which base weights come into the device's memory, bytes/s",
+        "local SSD or page cache; a network drive is slower",
+    ),
+    "save_bytes_per_second": (
+        (1.5e9, 0.6e9, 0.2e9),
+        "rate at which a cell's weights are written, forced to disk and digested, bytes/s",
+        "SSD at 1-3 GB/s, SHA-256 at 1-2 GB/s",
+    ),
+    "job_seconds": (
+        (0.05, 0.3, 3.0),
+        "fixed time of a job: claim it, open its data, make an optimizer, publish, s",
+        "measured on the miniature study",
+    ),
+    "checkpoint_fraction": (
+        (0.01, 0.05, 0.15),
+        "time spent on checkpoints, per training time",
+        "one checkpoint a minute, or less often where it takes longer",
+    ),
+    "prepare_samples_per_second": (
+        (5000.0, 2000.0, 500.0),
+        "samples read and tokenised per second",
+        "one core, fast tokenizers",
+    ),
+}
+
+
+def scenarios() -> tuple[Scenario, Scenario, Scenario]:
+    """Return the cheap, the likely and the dear end of all assumptions."""
+    low, likely, high = (
+        Scenario(**{name: values[i] for name, (values, _, _) in _TABLE.items()}) for i in range(3)
+    )
+    return low, likely, high
+
+
+def named_assumptions() -> list[Assumption]:
+    """Return every scenario quantity with its three values and its source."""
+    return [
+        Assumption(
+            name=f"{name}: {meaning}",
+            value=f"{values[1]:g} (low {values[0]:g}, high {values[2]:g})",
+            source=source,
+        )
+        for name, (values, meaning, source) in _TABLE.items()
+    ]

@@ -1,0 +1,255 @@
+"""Estimate what one job costs: device seconds, as low, likely and high.
+
+It is arithmetic over FLOPs, bytes and kernel launches, with no fitted constant: 6N FLOPs per
+trained token (full) or 4N (LoRA), 2N per scored token, N the weights in matrix products (Kaplan et
+al. 2020, sec. 2.1), and attention. What no file states comes from the scenarios of `assumption`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sft_atlas.catalog.cards import ModelCard
+from sft_atlas.catalog.devices import Device, find_device
+from sft_atlas.study.assumption import NOTHING, Range, Scenario, scenarios
+from sft_atlas.study.job import EvaluateJob, Job, MeasureJob, PrepareJob
+from sft_atlas.study.model_folder import sized_card
+from sft_atlas.study.questions import Questions, questions_of
+from sft_atlas.study.shape import (
+    adapter_weights,
+    attention_flops,
+    kv_bytes,
+    matmul_weights,
+)
+from sft_atlas.study.spec import (
+    BenchmarkSpec,
+    CellSpec,
+    DataPart,
+    DatasetSpec,
+    MethodSpec,
+    ModelSpec,
+    TrajectorySpec,
+)
+from sft_atlas.study.study import Study, StudyBenchmark
+
+UNKNOWN_PARAMETERS = 7_000_000_000
+"""Weights of a base model whose size nothing states."""
+
+UNKNOWN_SAMPLE_TOKENS = 300.0
+"""Mean tokens of a sample of a dataset whose card does not state it."""
+
+MICRO_BATCH_TOKENS = 16_384
+"""Padded tokens of one forward and backward pass, as `run` sets it by default."""
+
+SCORE_BATCH_TOKENS = 8_192
+"""Padded tokens of one scoring pass, as the scorer sets it by default."""
+
+_SMALL_MODEL = 100_000_000
+_KV_FRACTION = 0.6
+"""Part of the memory beside the weights that the key-value cache may fill."""
+
+_OPTIMIZER_BYTES = 28
+"""Read and written per trained weight and step: weight, gradient and two moments, float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobCost:
+    """One job's device seconds by kind of work; a train job also evaluates and measures."""
+
+    prepare: Range = NOTHING
+    measure: Range = NOTHING
+    train: Range = NOTHING
+    evaluate: Range = NOTHING
+
+    @property
+    def seconds(self) -> Range:
+        """All its work together; the scheduler orders jobs by the likely value."""
+        return self.prepare.plus(self.measure).plus(self.train).plus(self.evaluate)
+
+
+class CostModel:
+    """Costs jobs of one study on one device; equal work is computed once."""
+
+    def __init__(self, study: Study, device: str) -> None:
+        self.study = study
+        self.device: Device = find_device(device)
+        self._questions = {
+            b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
+        }
+        self._known: dict[tuple[object, ...], Range] = {}
+
+    def job(self, job: Job) -> JobCost:
+        """Return what a job costs."""
+        if isinstance(job, PrepareJob):
+            return JobCost(prepare=self._once(("prepare", job.num_samples), _prepare, job))
+        if isinstance(job, MeasureJob):
+            size, dataset = job.num_samples, job.dataset.name
+            key = ("measure", job.model.name, dataset, size)
+            return JobCost(measure=self._once(key, self._measure, job))
+        if isinstance(job, EvaluateJob):
+            drift = self.drift(job.cell) if _measures_drift(job) else NOTHING
+            load = self._once(("load", job.cell.model.name), self._load, job.cell.model)
+            scores = self.scores(job.cell.model, job.benchmarks)
+            return JobCost(evaluate=scores.plus(load), measure=drift)
+        model, count = job.trajectory.model, len(job.keep_epochs)
+        drift = self.drift(job.cells[0]) if job.measure_drift else NOTHING
+        return JobCost(
+            train=self.training(job.trajectory, job.keep_epochs[-1], count),
+            evaluate=self.scores(model, job.benchmarks).times(count),
+            measure=drift.times(count),
+        )
+
+    def training(self, trajectory: TrajectorySpec, epochs: int, num_kept: int) -> Range:
+        """Return the seconds of a run of some epochs, of which a number is published."""
+        key = (trajectory.model.name, id(trajectory.data), trajectory.method.name, epochs, num_kept)
+        return self._once(("train", *key), self._training, trajectory, epochs, num_kept)
+
+    def scores(self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...]) -> Range:
+        """Return the seconds of scoring one cell on benchmarks."""
+        key = ("scores", model.name, *(b.fingerprint for b in benchmarks))
+        return self._once(key, self._scores, model, benchmarks)
+
+    def answers(self, model: ModelSpec, benchmark: StudyBenchmark) -> Range:
+        """Return the seconds of one benchmark on one cell, also where it cannot be scored yet."""
+        card, questions = self.card(model), questions_of(benchmark)
+        key = ("answers", model.name, benchmark.name)
+        return self._once(key, self._answers, card, questions)
+
+    def drift(self, cell: CellSpec) -> Range:
+        """Return the seconds of measuring one cell's weight change."""
+        assert cell.trajectory is not None
+        method = cell.trajectory.method
+        return self._once(("drift", cell.model.name, method.name), self._drift, cell.model, method)
+
+    def card(self, model: ModelSpec) -> ModelCard:
+        """Return a model's card, or a guess of `UNKNOWN_PARAMETERS` weights."""
+        known = self.study.model_by_name[model.name].card
+        return known or sized_card(model.name, UNKNOWN_PARAMETERS)
+
+    def sample_tokens(self, dataset: DatasetSpec) -> float:
+        """Return the mean tokens of a dataset's samples, cut at the study's longest."""
+        card = self.study.dataset_by_name[dataset.name].card
+        tokens = UNKNOWN_SAMPLE_TOKENS
+        if card is not None and card.tokens_per_sample > 0:
+            tokens = card.tokens_per_sample
+        return min(tokens, float(self.study.max_tokens))
+
+    def data_tokens(self, parts: tuple[DataPart, ...]) -> float:
+        """Return the tokens of one epoch over some data."""
+        return sum(part.num_samples * self.sample_tokens(part.dataset) for part in parts)
+
+    def trained_weights(self, model: ModelSpec, method: MethodSpec) -> int:
+        """Return how many weights an optimizer step moves."""
+        card = self.card(model)
+        return card.parameters if method.lora is None else adapter_weights(card, method.lora)
+
+    def cell_bytes(self, model: ModelSpec, method: MethodSpec) -> int:
+        """Return the size of one published cell: all weights, or an adapter in float32."""
+        is_half = method.lora is None and self.study.precision == "bfloat16"
+        return self.trained_weights(model, method) * (2 if is_half else 4)
+
+    def _once(
+        self, key: tuple[object, ...], seconds: Callable[..., float], *subject: object
+    ) -> Range:
+        if key not in self._known:
+            values = (seconds(*subject, scenario) for scenario in scenarios())
+            self._known[key] = Range(*values)
+        return self._known[key]
+
+    def _training(
+        self, trajectory: TrajectorySpec, epochs: int, num_kept: int, scenario: Scenario
+    ) -> float:
+        model, method, data = trajectory.model, trajectory.method, trajectory.data
+        card, device = self.card(model), self.device
+        weights, trained = matmul_weights(card), self.trained_weights(model, method)
+        tokens = self.data_tokens(data.parts) * scenario.token_factor * scenario.padding_factor
+        length = tokens / data.num_samples
+        steps = math.ceil(data.num_samples / method.batch_samples)
+        passes = steps * math.ceil(method.batch_samples * length / MICRO_BATCH_TOKENS)
+        # The gradient of a frozen base's weights is never formed: 4N in place of 6N.
+        flops = (6 if method.lora is None else 4) * weights + 3 * attention_flops(card, length)
+        compute = tokens * flops / (device.peak_flops * scenario.train_utilisation)
+        issue = passes * card.layers * device.train_layer_seconds * scenario.layer_factor
+        moved = steps * _OPTIMIZER_BYTES * trained + passes * 6 * weights
+        traffic = moved / (device.bandwidth * scenario.bandwidth_fraction)
+        seconds = epochs * (self._overlapped(compute, issue) + traffic)
+        saved = num_kept * self.cell_bytes(model, method) / scenario.save_bytes_per_second
+        load = self._load(model, scenario)
+        return seconds * (1 + scenario.checkpoint_fraction) + saved + load
+
+    def _scores(
+        self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...], scenario: Scenario
+    ) -> float:
+        card = self.card(model)
+        return sum(
+            self._answers(card, self._questions[b.fingerprint], scenario) for b in benchmarks
+        )
+
+    def _answers(self, card: ModelCard, questions: Questions, scenario: Scenario) -> float:
+        prompt = questions.prompt_tokens * scenario.token_factor
+        passes = questions.num_items * questions.passes_per_item
+        if not questions.max_new_tokens:
+            length = prompt + questions.answer_tokens * scenario.token_factor
+            return self._forward(card, passes, length, scenario)
+        decode = self._decode(card, questions, prompt, scenario)
+        return self._forward(card, passes, prompt, scenario) + decode
+
+    def _forward(self, card: ModelCard, passes: int, length: float, scenario: Scenario) -> float:
+        tokens = passes * length * scenario.padding_factor
+        flops = 2 * matmul_weights(card) + attention_flops(card, length)
+        compute = tokens * flops / (self.device.peak_flops * scenario.score_utilisation)
+        batches = math.ceil(tokens / SCORE_BATCH_TOKENS)
+        per_batch = card.layers * self.device.forward_layer_seconds * scenario.layer_factor
+        return self._overlapped(compute, batches * per_batch)
+
+    def _decode(
+        self, card: ModelCard, questions: Questions, prompt: float, scenario: Scenario
+    ) -> float:
+        device, weights = self.device, matmul_weights(card)
+        answer, limit = questions.answer_tokens, questions.max_new_tokens
+        steps = answer + (limit - answer) * scenario.decode_length
+        per_text = kv_bytes(card, 2.0) * (prompt + limit)
+        free = _KV_FRACTION * (device.memory_bytes - 4.0 * card.parameters)
+        batch = max(1.0, min(scenario.decode_batch, questions.num_items, free / per_text))
+        context = kv_bytes(card, 2.0) * batch * (prompt + steps / 2)
+        read = scenario.scored_bytes_per_weight * weights + context
+        traffic = read / (device.bandwidth * scenario.bandwidth_fraction)
+        compute = batch * 2 * weights / (device.peak_flops * scenario.score_utilisation)
+        issue = card.layers * device.forward_layer_seconds * scenario.layer_factor
+        step = self._overlapped(max(traffic, compute), issue)
+        return math.ceil(questions.num_items / batch) * steps * step
+
+    def _measure(self, job: MeasureJob, scenario: Scenario) -> float:
+        length = self.sample_tokens(job.dataset) * scenario.token_factor
+        scoring = self._forward(self.card(job.model), job.num_samples, length, scenario)
+        return scoring + self._load(job.model, scenario)
+
+    def _drift(self, model: ModelSpec, method: MethodSpec, scenario: Scenario) -> float:
+        # Both weights are read in float32, and their difference is written and read again.
+        moved = 16 * self.trained_weights(model, method)
+        traffic = moved / (self.device.bandwidth * scenario.bandwidth_fraction)
+        issue = 8 * self.card(model).layers * self.device.forward_layer_seconds
+        return self._overlapped(traffic, issue * scenario.layer_factor)
+
+    def _load(self, model: ModelSpec, scenario: Scenario) -> float:
+        num_bytes = 2 * self.card(model).parameters
+        return scenario.job_seconds + num_bytes / scenario.load_bytes_per_second
+
+    def _overlapped(self, compute: float, issue: float) -> float:
+        """A GPU computes while its kernels are issued; a core does one after the other."""
+        return max(compute, issue) if self.device.kind == "gpu" else compute + issue
+
+
+def default_device(study: Study) -> str:
+    """Return `cpu-core` where every base model is small enough for it, else `h100`."""
+    cards = [model.card for model in study.models]
+    is_small = all(card is not None and card.parameters < _SMALL_MODEL for card in cards)
+    return "cpu-core" if is_small else "h100"
+
+
+def _measures_drift(job: EvaluateJob) -> bool:
+    return job.measure_drift and job.cell.trajectory is not None
+
+
+def _prepare(job: PrepareJob, scenario: Scenario) -> float:
+    return scenario.job_seconds + job.num_samples / scenario.prepare_samples_per_second

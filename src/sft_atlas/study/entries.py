@@ -1,0 +1,186 @@
+"""Turn one entry of a study file, a card's name or a mapping, into exactly what it means."""
+
+from pathlib import Path
+from typing import Any
+
+from sft_atlas.catalog.cards import (
+    BenchmarkCard,
+    DatasetCard,
+    find_benchmark,
+    find_dataset,
+    find_model,
+)
+from sft_atlas.errors import CatalogError, StudyError
+from sft_atlas.study.benchmark import build_benchmark_spec, load_benchmark
+from sft_atlas.study.model_folder import card_from_folder, sized_card
+from sft_atlas.study.schema import (
+    BenchmarkEntry,
+    DatasetEntry,
+    MethodEntry,
+    ModelEntry,
+    ScheduleEntry,
+    SourceEntry,
+    StudyFile,
+)
+from sft_atlas.study.source import local_source, source_from_card
+from sft_atlas.study.spec import (
+    DatasetSpec,
+    LoraSpec,
+    MethodSpec,
+    ModelSpec,
+    ScheduleSpec,
+    Source,
+)
+from sft_atlas.study.study import StudyBenchmark, StudyDataset, StudyModel
+
+
+def resolve_model(entry: ModelEntry, folder: Path, where: str) -> StudyModel:
+    """Return a base model; raises StudyError where `where` says, for a name without a card."""
+    card = None
+    if entry.path is None and entry.hub is None:
+        card = _card(find_model, entry.name, where)
+        source = source_from_card(card.source)
+    else:
+        source = _entry_source(entry, folder, where)
+        card = None if source.path is None else card_from_folder(source.path, entry.name)
+        if entry.parameters is not None:
+            card = sized_card(entry.name, entry.parameters)
+    family = entry.family if entry.family is not None else (card.family if card else "")
+    languages = entry.languages
+    if languages is None:
+        languages = card.languages if card else ()
+    spec = ModelSpec(source=source, name=entry.name, family=family, languages=languages)
+    return StudyModel(spec=spec, card=card)
+
+
+def resolve_dataset(entry: DatasetEntry, folder: Path, where: str) -> StudyDataset:
+    """Return a dataset; keys of the entry go before those of the card."""
+    card = None
+    if entry.path is None and entry.hub is None:
+        card = _card(find_dataset, entry.name, where)
+        source = source_from_card(card.source)
+        given = entry.model_fields_set & {"config", "split", "file"}
+        if given:
+            key = sorted(given)[0]
+            raise StudyError(f"{where}: {key} belongs to a hub dataset; add hub, or remove {key}.")
+    else:
+        source = _entry_source(entry, folder, where)
+    base = card or _card_from_entry(entry)
+    facts = {key: value for key, value in entry.model_dump().items() if value is not None}
+    merged = base.model_copy(update={k: v for k, v in facts.items() if k in _DATASET_FACTS})
+    spec = DatasetSpec(
+        source=source,
+        shape=merged.shape,
+        fields=tuple(sorted(merged.fields.items())),
+        first_turn_only=merged.first_turn_only,
+        where=tuple(sorted((key, tuple(values)) for key, values in merged.where.items())),
+        drop_answers=tuple(sorted(merged.drop_answers)),
+        on_bad_rows=entry.on_bad_rows,
+        name=entry.name,
+        group=merged.group,
+    )
+    has_facts = card is not None or entry.rows is not None or entry.tokens_per_sample is not None
+    return StudyDataset(spec=spec, card=merged if has_facts else None)
+
+
+def resolve_benchmark(
+    entry: BenchmarkEntry, file: StudyFile, folder: Path, where: str
+) -> StudyBenchmark:
+    """Return a benchmark with its shots; one without a definition is planned but not scored."""
+    card: BenchmarkCard | None = None
+    path = None if entry.file is None else folder / entry.file
+    if path is None:
+        card = _card(find_benchmark, str(entry.name), where)
+        path = None if card.source is None else card.source.path
+    shots = entry.shots if entry.shots is not None else (0 if card is None else card.shots)
+    if path is None:
+        assert card is not None
+        name = _with_shots(card.name, shots)
+        return StudyBenchmark(
+            name=name, spec=None, card=card, shots=shots, limit=entry.limit, reason=card.note
+        )
+    benchmark = load_benchmark(path)
+    name = _with_shots(entry.name or benchmark.name, shots)
+    spec = build_benchmark_spec(
+        benchmark,
+        template=file.template,
+        max_tokens=file.max_tokens,
+        shots=shots,
+        limit=entry.limit,
+        name=name,
+    )
+    return StudyBenchmark(name=name, spec=spec, card=card, shots=shots, limit=entry.limit)
+
+
+def method_from_entry(name: str, entry: MethodEntry) -> MethodSpec:
+    """Return a method; `rank` makes it LoRA."""
+    lora = None
+    if entry.rank is not None and entry.alpha is not None:
+        targets = entry.targets or "all-linear"
+        lora = LoraSpec(
+            rank=entry.rank,
+            alpha=float(entry.alpha),
+            dropout=float(entry.dropout),
+            targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+        )
+    return MethodSpec(
+        learning_rate=float(entry.learning_rate),
+        batch_samples=entry.batch_samples,
+        weight_decay=float(entry.weight_decay),
+        beta1=float(entry.beta1),
+        beta2=float(entry.beta2),
+        epsilon=float(entry.epsilon),
+        clip_norm=None if entry.clip_norm is None else float(entry.clip_norm),
+        lora=lora,
+        name=name,
+    )
+
+
+def schedule_from_entry(entry: str | ScheduleEntry) -> ScheduleSpec:
+    """Return a schedule from its name alone, or with warm-up and cooldown."""
+    if isinstance(entry, str):
+        return ScheduleSpec(kind="cosine" if entry == "cosine" else "constant")
+    return ScheduleSpec(**entry.model_dump())
+
+
+_DATASET_FACTS = frozenset(
+    {
+        "shape",
+        "fields",
+        "first_turn_only",
+        "where",
+        "drop_answers",
+        "group",
+        "rows",
+        "tokens_per_sample",
+    }
+)
+
+
+def _card(find: Any, name: str, where: str) -> Any:
+    try:
+        return find(name)
+    except CatalogError as error:
+        raise StudyError(f"{where}: {error}") from error
+
+
+def _entry_source(entry: SourceEntry, folder: Path, where: str) -> Source:
+    if entry.path is not None:
+        path = (folder / Path(entry.path).expanduser()).resolve()
+        if not path.exists():
+            raise StudyError(
+                f"{where}: {path} does not exist; expected a file or folder. Correct the path."
+            )
+        return local_source(path)
+    facts = entry.model_dump(include={"hub", "revision", "config", "split", "file"})
+    return Source(**facts)
+
+
+def _with_shots(name: str, shots: int) -> str:
+    return f"{name}-{shots}shot" if shots else name
+
+
+def _card_from_entry(entry: DatasetEntry) -> DatasetCard:
+    return DatasetCard.model_construct(
+        name=entry.name, group="", language="", rows=0, tokens_per_sample=0.0
+    )

@@ -1,0 +1,313 @@
+"""Describe the study file: which keys it has, what they mean, and which values are possible.
+
+The models here mirror the file one to one; `loader` turns them into a `Study`. Their docstrings and
+descriptions are the reference in docs/study-file.md and the JSON Schema that editors read, so every
+fact about the file stands here and nowhere else.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+Samples = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Steps = Annotated[int, Field(ge=0, le=10_000_000)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, dict):
+        return "mapping"
+    return "list" if isinstance(value, (list, tuple)) else "plain"
+
+
+class SourceEntry(_Section):
+    """Where files come from: `path`, or `hub`; neither means the card of that name."""
+
+    path: str | None = None
+    """Local file or folder, relative to the study file."""
+    hub: str | None = None
+    """Repository id on the Hugging Face hub, `owner/name`."""
+    revision: str | None = None
+    """Commit, tag or branch of the repository; pin a commit to make a study repeatable."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "SourceEntry":
+        if self.path is not None and self.hub is not None:
+            raise ValueError("path and hub are both given; keep one of them")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision belongs to a hub repository; add hub, or remove revision")
+        return self
+
+
+class ModelEntry(SourceEntry):
+    """A base model that is not, or not exactly, a card."""
+
+    name: Name
+    """Name in tables and in `blocks`; a card's name where neither path nor hub is given."""
+    family: str | None = None
+    """Architecture family, to group by in the report."""
+    languages: tuple[str, ...] | None = None
+    """Languages of its pre-training, to group by in the report."""
+    parameters: int | None = Field(default=None, gt=0)
+    """Number of weights, for the cost estimate where no card tells it."""
+
+
+class DatasetEntry(SourceEntry):
+    """An instruction dataset that is not, or not exactly, a card."""
+
+    name: Name
+    """Name in tables and in `blocks`; a card's name where neither path nor hub is given."""
+    config: str | None = None
+    """Configuration of the hub dataset."""
+    split: str | None = None
+    """Split of the hub dataset; `train` where it is left out."""
+    file: str | None = None
+    """One data file inside the hub repository."""
+    shape: str | None = None
+    """How rows are laid out, such as `messages` or `conversations`; recognised where left out."""
+    fields: dict[Literal["prompt", "answer"], str] | None = None
+    """Column of `prompt` and of `answer`, for rows of no known shape."""
+    first_turn_only: bool | None = None
+    """Keep only the first question and answer of a conversation."""
+    where: dict[str, tuple[str, ...]] | None = None
+    """Keep only rows whose column holds one of these values."""
+    drop_answers: tuple[str, ...] | None = None
+    """Drop rows whose answer is exactly one of these."""
+    on_bad_rows: Literal["fail", "quarantine"] = "fail"
+    """`fail` stops at a malformed row; `quarantine` leaves it out and counts it."""
+    group: str | None = None
+    """Kind of data, to group by in the report."""
+    rows: int | None = Field(default=None, gt=0)
+    """Number of rows, for the plan where no card tells it."""
+    tokens_per_sample: float | None = Field(default=None, gt=0)
+    """Mean tokens of an example, for the cost estimate where no card tells it."""
+
+
+class BenchmarkEntry(_Section):
+    """A benchmark asked in a way of its own."""
+
+    name: Name | None = None
+    """Card of the benchmark, or its name in tables where `file` is given."""
+    file: str | None = None
+    """Benchmark file, relative to the study file."""
+    shots: int | None = Field(default=None, ge=0, le=100)
+    """Number of solved examples shown before the question; left out, the benchmark's own."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use only the first items; left out, all."""
+
+    @model_validator(mode="after")
+    def _named(self) -> "BenchmarkEntry":
+        if self.name is None and self.file is None:
+            raise ValueError("neither name nor file is given; name a card or a benchmark file")
+        return self
+
+
+class MethodEntry(_Section):
+    """How weights are trained: AdamW's settings, and LoRA where `rank` is given."""
+
+    learning_rate: float = Field(gt=0, le=10)
+    """Peak learning rate."""
+    batch_samples: int = Field(ge=1, le=1_000_000)
+    """Samples per optimizer step."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """Decoupled weight decay."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Term that keeps AdamW's division finite."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Gradient norm above which gradients are scaled down; null never clips."""
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    """LoRA's rank; left out, every weight is trained."""
+    alpha: float | None = Field(default=None, gt=0)
+    """LoRA's scale: the adapter's product is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout in front of the adapter."""
+    targets: Literal["all-linear"] | tuple[str, ...] | None = None
+    """`all-linear` (all but the output head), or last parts of module names; LoRA only."""
+
+    @model_validator(mode="after")
+    def _adapter_is_whole(self) -> "MethodEntry":
+        if self.rank is None and (self.alpha is not None or self.targets is not None):
+            raise ValueError("alpha and targets belong to LoRA; add rank, or remove them")
+        if self.rank is None and self.dropout:
+            raise ValueError("dropout belongs to LoRA; add rank, or remove it")
+        if self.rank is not None and self.alpha is None:
+            raise ValueError("rank is given without alpha; add alpha (often twice the rank)")
+        return self
+
+
+class ScheduleEntry(_Section):
+    """A learning-rate schedule with warm-up or cooldown."""
+
+    kind: Literal["constant", "cosine"]
+    """`constant` keeps the peak, so that runs of different lengths share their beginning."""
+    warmup_steps: Steps = 0
+    """Steps of linear rise at the start."""
+    cooldown_steps: Steps = 0
+    """Steps of linear fall to 0 at the end; constant only."""
+
+    @model_validator(mode="after")
+    def _cools_once(self) -> "ScheduleEntry":
+        if self.kind == "cosine" and self.cooldown_steps:
+            raise ValueError("a cosine ends at 0 by itself; remove cooldown_steps")
+        return self
+
+
+ScheduleItem = Annotated[
+    Annotated[Literal["constant", "cosine"], Tag("plain")]
+    | Annotated[ScheduleEntry, Tag("mapping")],
+    Discriminator(_kind_of),
+]
+ScheduleAxis = Annotated[
+    Annotated[Literal["constant", "cosine"], Tag("plain")]
+    | Annotated[ScheduleEntry, Tag("mapping")]
+    | Annotated[tuple[ScheduleItem, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(_kind_of),
+]
+DataAxis = Annotated[
+    Annotated[Name, Tag("plain")] | Annotated[tuple[Name, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(_kind_of),
+]
+SamplesAxis = Annotated[
+    Annotated[Samples, Tag("plain")]
+    | Annotated[tuple[Samples, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(_kind_of),
+]
+EpochsAxis = Annotated[
+    Annotated[Epochs, Tag("plain")]
+    | Annotated[tuple[Epochs, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(_kind_of),
+]
+Keep = Annotated[
+    Annotated[Literal["last", "every"], Tag("plain")]
+    | Annotated[tuple[Epochs, ...], Tag("list"), Field(min_length=1)],
+    Discriminator(_kind_of),
+]
+
+
+class ExcludeEntry(_Section):
+    """Cells that a block leaves out: those that match every key given here."""
+
+    models: tuple[Name, ...] | None = None
+    """Base models."""
+    data: tuple[Name, ...] | None = None
+    """Training data: a dataset, `all`, `all-but-NAME`, or a mixture."""
+    samples: tuple[Samples, ...] | None = None
+    """Values of the block's `samples`."""
+    methods: tuple[Name, ...] | None = None
+    """Methods."""
+    schedules: tuple[Literal["constant", "cosine"], ...] | None = None
+    """Kinds of schedule."""
+    seeds: tuple[Seed, ...] | None = None
+    """Seeds."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ExcludeEntry":
+        if not self.model_fields_set:
+            raise ValueError("an empty exclusion would leave out every cell; give an axis")
+        return self
+
+
+class BlockEntry(_Section):
+    """One factorial product: every combination of these axes is trained."""
+
+    data: DataAxis
+    """`each` dataset alone, `all` merged, `leave-one-out`, a mixture's name, or a list of these."""
+    samples: SamplesAxis
+    """Samples per dataset, of a mixture in total; one number or a list."""
+    epochs: EpochsAxis
+    """Passes over the data; a list asks for runs of each length."""
+    models: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    """Base models; left out, all of the study."""
+    datasets: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    """Datasets that `each`, `all` and `leave-one-out` range over; left out, all of the study."""
+    methods: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    """Methods; left out, all of the study."""
+    schedule: ScheduleAxis = "cosine"
+    """`constant`, `cosine`, a mapping with warm-up and cooldown, or a list of these."""
+    keep: Keep = "last"
+    """Epochs that become cells: `last`, `every`, or a list."""
+    seeds: tuple[Seed, ...] | None = Field(default=None, min_length=1)
+    """Seeds; left out, those of the study."""
+    exclude: tuple[ExcludeEntry, ...] = ()
+    """Combinations to leave out."""
+
+
+class MeasuresEntry(_Section):
+    """What is measured beside scores."""
+
+    dataset: bool = True
+    """Likelihood of each training set under each base model that is trained on it."""
+    drift: bool = True
+    """Weight change of each cell by layer."""
+    dataset_samples: int | None = Field(default=None, gt=0)
+    """Samples for `dataset`; left out, as many as are trained on, at most 1,000."""
+
+
+class PublishedEntry(_Section):
+    """A figure that others published, to stand beside the plan's estimate."""
+
+    kind: Literal["train", "evaluate"]
+    """Which of the plan's figures it stands beside."""
+    device_hours: float = Field(gt=0)
+    """Hours on one device."""
+    source: str = Field(min_length=1)
+    """Who published it, and what it covers."""
+
+
+ModelItem = Annotated[
+    Annotated[Name, Tag("plain")] | Annotated[ModelEntry, Tag("mapping")], Discriminator(_kind_of)
+]
+DatasetItem = Annotated[
+    Annotated[Name, Tag("plain")] | Annotated[DatasetEntry, Tag("mapping")], Discriminator(_kind_of)
+]
+BenchmarkItem = Annotated[
+    Annotated[Name, Tag("plain")] | Annotated[BenchmarkEntry, Tag("mapping")],
+    Discriminator(_kind_of),
+]
+
+
+class StudyFile(_Section):
+    """A study: what to train on what, how, and what to ask afterwards."""
+
+    study: Name
+    """Name of the study."""
+    about: str = ""
+    """What is asked, in a sentence or two; stands at the head of the report."""
+    template: Literal["question-answer", "chat"] = "question-answer"
+    """`question-answer`: `###Question: ...` and `###Answer: ...`; `chat`: the tokenizer's own."""
+    max_tokens: int = Field(default=2048, ge=8, le=1_000_000)
+    """Longest example in tokens, prompt and answer together."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type that weights are stored and evaluated in; training keeps float32 master weights."""
+    subset_seed: Seed = 0
+    """Seed of the row order: smaller subsets of a dataset are prefixes of larger ones."""
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    """Seeds of sample order and adapter initialisation; one cell for each."""
+    models: tuple[ModelItem, ...] = Field(min_length=1)
+    """Base models: names of cards, or mappings."""
+    datasets: tuple[DatasetItem, ...] = Field(min_length=1)
+    """Instruction datasets: names of cards, or mappings."""
+    benchmarks: tuple[BenchmarkItem, ...] = ()
+    """Benchmarks: names of cards, or mappings."""
+    methods: dict[Name, MethodEntry] = Field(min_length=1)
+    """Training methods by name."""
+    mixtures: dict[Name, dict[Name, Annotated[float, Field(gt=0)]]] = Field(default_factory=dict)
+    """Named mixtures: weights by dataset, in any unit; they are divided by their sum."""
+    blocks: dict[Name, BlockEntry] = Field(min_length=1)
+    """Factorial products by name; cells that two blocks ask for are trained once."""
+    measures: MeasuresEntry = Field(default_factory=MeasuresEntry)
+    """What is measured beside scores."""
+    keep_checkpoints: bool = False
+    """Keep the last checkpoint of every run, so that a later study can train further."""
+    published: tuple[PublishedEntry, ...] = ()
+    """Figures that others published, to stand beside the plan's estimates."""
