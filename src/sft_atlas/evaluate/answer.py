@@ -39,7 +39,7 @@ def answer_choices(
     requests: Sequence[Request],
     model: PreTrainedModel,
     *,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
 ) -> list[ItemResult]:
     """Choose the option with the highest log-likelihood, or log-likelihood per UTF-8 byte.
 
@@ -87,7 +87,7 @@ def answer_questions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
 ) -> list[ItemResult]:
     """Decode greedily up to a stop text, the end of sequence or the limit, and judge the text."""
 

@@ -23,7 +23,6 @@ from sft_atlas.errors import OutOfMemoryError
 from sft_atlas.evaluate.answer import ItemResult, answer_choices, answer_questions, unscored
 from sft_atlas.evaluate.request import Request, build_requests
 from sft_atlas.identity import payload
-from sft_atlas.model.score import BATCH_TOKENS
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec
@@ -31,7 +30,7 @@ from sft_atlas.study.spec import BenchmarkSpec, CellSpec
 ITEMS_NAME: Final = "items.parquet"
 
 _CHUNK_ITEMS = 2048
-_MIN_BATCH_TOKENS = 256
+_SMALLER_BATCHES = (4096, 1024, 256)
 T = TypeVar("T")
 
 _SCHEMA = pa.schema(
@@ -56,12 +55,11 @@ def evaluate_cell(
     benchmark: BenchmarkSpec,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> Record:
     """Publish a cell's score, or return the one that is published already.
 
     The model must be the cell's, in evaluation mode and with its adapter merged; nothing of it is
-    changed. `batch_tokens` bounds one pass and is halved while the device has too little memory.
+    changed. Where the device has too little memory, smaller batches are tried.
 
     Raises:
         DataError: if the items cannot be read or do not fit the benchmark's definition.
@@ -80,7 +78,7 @@ def evaluate_cell(
             tokenizer=tokenizer,
             max_positions=_max_positions(model),
         )
-        results = score_requests(benchmark, requests, model, tokenizer, batch_tokens=batch_tokens)
+        results = score_requests(benchmark, requests, model, tokenizer)
         _write_items(aside / ITEMS_NAME, requests, results)
         return summarise(benchmark, requests, results)
 
@@ -100,8 +98,6 @@ def score_requests(
     requests: Sequence[Request],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> list[ItemResult]:
     """Return the result of each request, in order; those that cannot be scored are null."""
     results = [unscored(request.unscored or "") for request in requests]
@@ -110,13 +106,13 @@ def score_requests(
         chunk = asked[begin : begin + _CHUNK_ITEMS]
         selected = [requests[i] for i in chunk]
 
-        def run(room: int, selected: Sequence[Request] = selected) -> list[ItemResult]:
+        def run(room: int | None, selected: Sequence[Request] = selected) -> list[ItemResult]:
             definition = benchmark.definition
             if definition.kind == "choice":
                 return answer_choices(definition, selected, model, batch_tokens=room)
             return answer_questions(definition, selected, model, tokenizer, batch_tokens=room)
 
-        for i, result in zip(chunk, halve_on_oom(run, batch_tokens), strict=True):
+        for i, result in zip(chunk, retry_on_oom(run), strict=True):
             results[i] = result
     return results
 
@@ -149,25 +145,24 @@ def summarise(
     }
 
 
-def halve_on_oom(run: Callable[[int], T], batch_tokens: int) -> T:
-    """Call `run(batch_tokens)`, with half as many again while the device has too little memory.
+def retry_on_oom(run: Callable[[int | None], T]) -> T:
+    """Call `run(None)`, then with smaller batches while the device has too little memory.
 
     Raises:
-        OutOfMemoryError: once a batch of fewer than 256 tokens would be tried.
+        OutOfMemoryError: if even the smallest batch, 256 tokens or one sequence, does not fit.
     """
-    while True:
+    reason = ""
+    for batch_tokens in (None, *_SMALLER_BATCHES):
         try:
             return run(batch_tokens)
         except torch.OutOfMemoryError as error:
             reason = str(error)
         # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
-        batch_tokens //= 2
-        if batch_tokens < _MIN_BATCH_TOKENS:
-            raise OutOfMemoryError(
-                f"evaluation: the device has too little memory even for {2 * batch_tokens} tokens "
-                f"at once ({reason}). Use a device with more memory, or lower max_tokens."
-            )
         torch.cuda.empty_cache()
+    raise OutOfMemoryError(
+        f"evaluation: the device has too little memory even for {_SMALLER_BATCHES[-1]} tokens at "
+        f"once ({reason}). Use a device with more memory, or lower max_tokens."
+    )
 
 
 def _max_positions(model: PreTrainedModel) -> int | None:

@@ -43,7 +43,7 @@ def greedy_completions(
     max_new_tokens: int,
     eos_ids: frozenset[int],
     is_stopped: IsStopped | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[Completion]:
     """Decode greedily, equal to `generate(do_sample=False)` of transformers on each prompt alone.
 
@@ -55,7 +55,7 @@ def greedy_completions(
         if not prompt:
             raise DataError(f"prompt {i}: has no token; expected at least one.")
     completions: dict[int, Completion] = {}
-    for batch in _iter_batches(prompts, max_new_tokens, batch_tokens):
+    for batch in _iter_batches(prompts, max_new_tokens, batch_tokens or BATCH_TOKENS):
         decoding = _Decoding(model, [prompts[i] for i in batch], eos_ids)
         with torch.no_grad():
             done = decoding.run(max_new_tokens, _of_batch(is_stopped, batch))

@@ -1,0 +1,122 @@
+"""Judging texts: golden cases, among them the ones that other graders got wrong."""
+
+from decimal import Decimal
+
+import pytest
+
+from sft_atlas.evaluate.extract import (
+    collapse_whitespace,
+    cut_at_stop,
+    extract_answer,
+    is_right,
+    last_number,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is 18.", "18"),
+        ("#### 18", "18"),
+        ("16 - 3 - 4 = 9, and 9 * 2 = $18 a day", "18"),
+        ("That makes $1,234,567.50 in all.", "1234567.50"),
+        ("-5 degrees", "-5"),
+        ("it is \u22125 now", "-5"),
+        ("$-5", "-5"),
+        ("-$5", "-5"),
+        ("16-3", "3"),
+        ("x-3", "3"),
+        ("(4)-3", "3"),
+        ("between 3 and .5", ".5"),
+        ("1, 2, 3", "3"),
+        ("1,2,3", "3"),
+        ("10,00", "00"),
+        ("3.", "3"),
+        ("2.50", "2.50"),
+        ("1e3 is a thousand", "1e3"),
+        ("50%", "50"),
+        ("\uff11\uff18", "18"),
+        ("no number here", None),
+        ("", None),
+        ("- . ,", None),
+    ],
+)
+def test_the_last_number_of_a_text_is_found(text: str, number: str | None) -> None:
+    assert last_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "kept"),
+    [
+        ("four\nfive", ("\n",), "four"),
+        ("four###five\nsix", ("\n", "###"), "four"),
+        ("four", ("\n",), "four"),
+        ("\nfour", ("\n",), ""),
+        ("four", (), "four"),
+    ],
+)
+def test_text_ends_before_the_first_stop(text: str, stop: tuple[str, ...], kept: str) -> None:
+    assert cut_at_stop(text, stop) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "answer"),
+    [
+        ("#### 7\nwait: #### 8", r"#### (\d+)", "8"),
+        ("The answer is (B). Not (C).", r"answer is \(([A-D])\)", "B"),
+        ("nothing", r"#### (\d+)", None),
+        ("b", r"(a)?b", None),
+        ("all of it", None, "all of it"),
+    ],
+)
+def test_the_last_match_gives_the_answer(
+    text: str, pattern: str | None, answer: str | None
+) -> None:
+    assert extract_answer(text, pattern) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted", "right"),
+    [
+        ("  14  December 1972 ", ("14 December 1972",), True),
+        ("December 1972", ("14 December 1972", "December 1972"), True),
+        ("december 1972", ("December 1972",), False),
+        ("It was December 1972", ("December 1972",), False),
+        ("1972\u3000年", ("1972 年",), True),
+        ("", ("x",), False),
+    ],
+)
+def test_exact_match_forgives_whitespace_and_nothing_else(
+    text: str, accepted: tuple[str, ...], right: bool
+) -> None:
+    assert is_right(text, accepted, metric="exact_match") is right
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted", "right"),
+    [
+        ("so $1,000 in all", ("... #### 1000",), True),
+        ("18.00", ("18",), True),
+        ("18.01", ("18",), False),
+        ("eighteen", ("18",), False),
+        ("0.1 + 0.2 = 0.3", ("0.3",), True),
+        ("5", ("no number",), False),
+        ("5", ("4", "5"), True),
+    ],
+)
+def test_numeric_match_compares_the_last_numbers_exactly(
+    text: str, accepted: tuple[str, ...], right: bool
+) -> None:
+    assert is_right(text, accepted, metric="numeric_match") is right
+
+
+def test_a_pattern_is_applied_to_both_sides() -> None:
+    pattern = r"#### ([^\n]+)"
+    assert is_right("2+2\n#### 4", ("1+3\n#### 4",), metric="exact_match", pattern=pattern)
+    assert is_right("2+2\n#### 4", ("4",), metric="exact_match", pattern=pattern)
+    assert not is_right("4", ("4",), metric="exact_match", pattern=pattern)
+    assert not is_right("#### 4 then 5", ("5\n#### 4",), metric="numeric_match", pattern=pattern)
+
+
+def test_whitespace_of_all_kinds_becomes_one_space() -> None:
+    assert collapse_whitespace("\ta \n b\u00a0c ") == "a b c"
