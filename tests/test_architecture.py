@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "sft_atlas"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "identity", "files", "strict_yaml"},
+    {"errors", "identity", "files", "strict_yaml", "machine"},
     {"catalog"},
     {"study"},
     {"store"},

@@ -5,7 +5,8 @@
     ├── CatalogError(LookupError)     a name has no card
     ├── IdentityError(ValueError)     a value cannot or must not be fingerprinted
     ├── DataError(ValueError)         a dataset's rows, template or masks are wrong
-    ├── StoreError(RuntimeError)      a stored record or artefact is missing, damaged or foreign
+    ├── StoreError(RuntimeError)      a stored record or artefact is missing or foreign
+    │   └── DamagedError              its bytes are not those that were published
     └── JobError(RuntimeError)        one job failed; the study goes on
         ├── DivergedError             loss or gradient is not finite
         ├── OutOfMemoryError          the device has too little memory
@@ -14,6 +15,8 @@
 Every message reads `where: what is wrong; what was expected. How to fix.` Command-line verbs print an
 `Error` without a traceback and exit with 2; inside a worker it is recorded and the next job runs.
 """
+
+from pathlib import Path
 
 
 class Error(Exception):
@@ -37,7 +40,15 @@ class DataError(Error, ValueError):
 
 
 class StoreError(Error, RuntimeError):
-    """Report a stored record or artefact that is missing, damaged or of another kind."""
+    """Report a stored record or artefact that is missing or of another kind."""
+
+
+class DamagedError(StoreError):
+    """Report a published folder whose bytes changed or vanished; it can only be made anew."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class JobError(Error, RuntimeError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sft_atlas import files
-from sft_atlas.errors import StoreError
+from sft_atlas.errors import DamagedError, StoreError
 from sft_atlas.identity import canonical_json
 
 RECORD_NAME: Final = "record.json"
@@ -85,7 +85,8 @@ def read_record(folder: Path) -> Record:
     """Read a published record and check its seal.
 
     Raises:
-        StoreError: if it is absent, not JSON, of an unknown schema, or altered since it was written.
+        StoreError: if it is absent.
+        DamagedError: if it is not JSON, of an unknown schema, or altered since it was written.
     """
     path = folder / RECORD_NAME
     try:
@@ -93,12 +94,15 @@ def read_record(folder: Path) -> Record:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error}); expected a record.") from error
     except ValueError as error:
-        raise StoreError(f"{path}: is not JSON ({error}). {_REPAIR}") from error
+        raise DamagedError(f"{path}: is not JSON ({error}). {_REPAIR}", folder) from error
     if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
-        raise StoreError(f"{path}: is no record of this version; expected one of {SCHEMAS}.")
+        raise DamagedError(
+            f"{path}: is no record of this version; expected one of {SCHEMAS}. {_REPAIR}", folder
+        )
     seal = content.pop("seal", None)
     if seal != _seal(content):
-        raise StoreError(f"{path}: was altered after it was written (its seal differs). {_REPAIR}")
+        text = "was altered after it was written (its seal differs)"
+        raise DamagedError(f"{path}: {text}. {_REPAIR}", folder)
     content.pop("digest")
     artifacts = {name: Artifact(**facts) for name, facts in content.pop("artifacts").items()}
     return Record(artifacts=artifacts, **content)
@@ -108,16 +112,17 @@ def check_artifact(folder: Path, record: Record, name: str) -> Path:
     """Return the path of an artefact after comparing its bytes with the record's digest.
 
     Raises:
-        StoreError: if the record has no such artefact, or its file is missing or differs.
+        StoreError: if the record has no such artefact.
+        DamagedError: if its file is missing or differs.
     """
     path = folder / name
     expected = record.artifacts.get(name)
     if expected is None:
         raise StoreError(f"{folder}: its record names no artefact {name!r}.")
     if not path.is_file():
-        raise StoreError(f"{path}: is missing. {_REPAIR}")
+        raise DamagedError(f"{path}: is missing. {_REPAIR}", folder)
     if path.stat().st_size != expected.num_bytes or files.sha256_file(path) != expected.sha256:
-        raise StoreError(f"{path}: differs from the digest in its record. {_REPAIR}")
+        raise DamagedError(f"{path}: differs from the digest in its record. {_REPAIR}", folder)
     return path
 
 

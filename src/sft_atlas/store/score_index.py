@@ -4,9 +4,10 @@ One row per cell and benchmark, made from the published records and items; the r
 size of the record that it came from and is made again when they differ. The index may be deleted at any time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,22 +51,20 @@ def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
     standard deviation of these differences / sqrt(num_paired); both are null where the base has no score.
     """
     index = _read_index(store)
-    known = {row.cell + row.benchmark: row for row in index.itertuples(index=False)}
-    rows, is_stale = [], False
+    known = {(row["cell"], row["benchmark"]): row for row in index.to_dict("records")}
+    rows: list[dict[Hashable, Any]] = []
+    is_stale = False
     items = _Items(store)
     for want in wanted:
-        folder = store.layout.score(want.cell, want.benchmark)
-        stamp = _stamp(folder)
+        stamp = _stamp(store, want.cell, want.benchmark)
         if stamp is None:
             continue
-        base_stamp = _stamp(store.layout.score(want.base, want.benchmark))
-        stamp = f"{stamp} {base_stamp}"
-        row = known.get(want.cell + want.benchmark)
-        if row is None or row.stamp != stamp:
+        stamp = f"{stamp} {_stamp(store, want.base, want.benchmark)}"
+        row = known.get((want.cell, want.benchmark))
+        if row is None or row["stamp"] != stamp:
             is_stale = True
-            rows.append({"stamp": stamp} | _make_row(store, items, want))
-        else:
-            rows.append(row._asdict())
+            row = _make_row(store, items, want) | {"stamp": stamp}
+        rows.append(row)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if is_stale:
         _write_index(store, index, table)
@@ -77,25 +76,26 @@ class _Items:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: dict[tuple[str, str], pd.Series] = {}
+        self._kept: dict[tuple[str, str], "pd.Series[float]"] = {}
 
-    def read(self, cell: str, benchmark: str) -> pd.Series:
+    def read(self, cell: str, benchmark: str) -> "pd.Series[float]":
         path = self._store.artifact(self._store.layout.score(cell, benchmark), "items.parquet")
         table = pq.read_table(path, columns=["item", "score"])
         scores = table["score"].to_numpy(zero_copy_only=False).astype(np.float64)
         return pd.Series(scores, index=table["item"].to_pylist())
 
-    def base(self, cell: str, benchmark: str) -> pd.Series:
+    def base(self, cell: str, benchmark: str) -> "pd.Series[float]":
         key = (cell, benchmark)
         if key not in self._kept:
             self._kept[key] = self.read(cell, benchmark)
         return self._kept[key]
 
 
-def _make_row(store: Store, items: _Items, want: Wanted) -> dict[str, object]:
+def _make_row(store: Store, items: _Items, want: Wanted) -> dict[Hashable, Any]:
     result = store.read(store.layout.score(want.cell, want.benchmark)).result
-    row = {name: result[name] for name in ("score", "standard_error", "num_items", "num_scored")}
-    row |= {"cell": want.cell, "benchmark": want.benchmark, "reason": result["reason"]}
+    names = ("score", "standard_error", "num_items", "num_scored", "reason")
+    row: dict[Hashable, Any] = {name: result[name] for name in names}
+    row |= {"cell": want.cell, "benchmark": want.benchmark}
     base = store.find(store.layout.score(want.base, want.benchmark))
     if base is None:
         return row
@@ -112,9 +112,9 @@ def _make_row(store: Store, items: _Items, want: Wanted) -> dict[str, object]:
     return row
 
 
-def _stamp(folder: Path) -> str | None:
+def _stamp(store: Store, cell: str, benchmark: str) -> str | None:
     try:
-        facts = (folder / RECORD_NAME).stat()
+        facts = (store.layout.score(cell, benchmark) / RECORD_NAME).stat()
     except FileNotFoundError:
         return None
     return f"{facts.st_mtime_ns}.{facts.st_size}"

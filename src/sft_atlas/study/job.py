@@ -48,6 +48,7 @@ class TrainJob:
     keep_epochs: tuple[int, ...]
     """Epochs whose weights are published, ascending; training ends after the last."""
     benchmarks: tuple[BenchmarkSpec, ...]
+    measure_drift: bool = True
     keep_checkpoint: bool = False
     """Keep the last checkpoint, so that a later study can train further."""
 
@@ -71,6 +72,7 @@ class EvaluateJob:
     kind: Literal["evaluate"] = "evaluate"
     cell: CellSpec
     benchmarks: tuple[BenchmarkSpec, ...]
+    measure_drift: bool = True
 
     @cached_property
     def fingerprint(self) -> str:

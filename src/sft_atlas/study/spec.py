@@ -208,7 +208,21 @@ class CellSpec:
     def fingerprint(self) -> str:
         if self.trajectory is None:
             return fingerprint_text(f'{{"epoch":0,"model":{self.model.canonical}}}')
-        return fingerprint_text(f'{{"epoch":{self.epoch},"trajectory":"{self.trajectory.fingerprint}"}}')
+        return fingerprint_text(
+            f'{{"epoch":{self.epoch},"trajectory":"{self.trajectory.fingerprint}"}}'
+        )
+
+
+    @property
+    def description(self) -> str:
+        """The cell in words: model, data, method, samples, epoch, seed."""
+        if self.trajectory is None:
+            return f"{self.model.name} base"
+        run = self.trajectory
+        return (
+            f"{run.model.name} {run.data.name} {run.method.name} {run.schedule.kind} "
+            f"{run.data.samples} samples epoch {self.epoch} seed {run.seed}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,206 @@
+"""Parse the command line, call the verbs of `api`, and print what they return.
+
+Exit codes: 0 done, 1 some jobs failed or are left, 2 the user's input is wrong. No flag changes what is
+learned: only the study file does.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sft_atlas import api
+from sft_atlas.cli import pages
+from sft_atlas.cli.progress import describe, run_view
+from sft_atlas.errors import Error
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run controlled studies of supervised fine-tuning from one file.",
+)
+miniature_app = typer.Typer(no_args_is_help=True, help="The built-in miniature world.")
+app.add_typer(miniature_app, name="miniature")
+
+Study = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/cli.md lists the keys).")]
+
+
+class TableFormat(StrEnum):
+    """How `table` writes its rows."""
+
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+    markdown = "markdown"
+    latex = "latex"
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="Name of the study.")], as_json: AsJson = False) -> None:
+    """Write a commented starter study NAME.yaml."""
+    path = api.new(name)
+    _print({"study": str(path)} if as_json else f"{path}: edit it, then `sft-atlas plan {path}`.")
+
+
+@app.command()
+def plan(
+    study: Study,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Plan against this store and refuse what cannot fit.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device card to estimate time on, e.g. h100.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study implies: cells, trajectories, jobs, time, disk; and what is stored already."""
+    planned = api.plan(study, store=store, device=device)
+    free = api.free_bytes(store or api.DEFAULT_STORE)
+    _print(pages.plan_json(planned, free) if as_json else pages.plan_page(planned, free))
+
+
+@app.command()
+def run(
+    study: Study,
+    store: StoreFolder = api.DEFAULT_STORE,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one per GPU or core.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only jobs that match: failed, a block, model, dataset, method or cell."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs and do none.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do what is missing of a study. Ctrl-C stops cleanly, a second time at once."""
+    terms = only or []
+    if dry_run:
+        selection = api.select(study, store=store, only=terms)
+        jobs = [describe(task.job) for task in selection.tasks]
+        _print({"jobs": jobs, "failed_before": selection.num_failed_before} if as_json else jobs)
+        return
+    console = Console(stderr=True)
+    result = api.run(
+        study,
+        store=store,
+        workers=workers,
+        only=terms,
+        view=lambda tasks: run_view(console, tasks),
+    )
+    _print(pages.run_json(result) if as_json else pages.run_page(result, study, store))
+    if not result.is_complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(study: Study, store: StoreFolder = api.DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Say how far a study is, and which cells failed and why."""
+    found = api.status(study, store=store)
+    _print(asdict(found) if as_json else pages.status_page(found))
+
+
+@app.command()
+def inspect(
+    study: Study,
+    dataset: Annotated[str, typer.Option(help="A dataset of the study.")],
+    model: Annotated[str, typer.Option(help="A base model of the study: whose tokenizer.")],
+    num_examples: Annotated[int, typer.Option("--examples", min=1, help="How many to show.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show examples as the model sees them: what is supervised, lengths, what is dropped and why."""
+    found = api.inspect(study, dataset=dataset, model=model, num_examples=num_examples)
+    _print(asdict(found) if as_json else pages.inspection_page(found))
+
+
+@app.command()
+def show(
+    cell: Annotated[str, typer.Argument(help="First characters of a cell's fingerprint.")],
+    store: StoreFolder = api.DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything known of one cell."""
+    view = api.show(cell, store=store)
+    _print(asdict(view) if as_json else pages.cell_page(view))
+
+
+@app.command()
+def table(
+    study: Study,
+    store: StoreFolder = api.DEFAULT_STORE,
+    format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.csv,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tidy table of scores and gains: one row per cell and benchmark."""
+    kind = TableFormat.json if as_json else format
+    content = pages.table_bytes(api.table(study, store=store), kind.value)
+    if output is None and kind is TableFormat.parquet:
+        raise typer.BadParameter("parquet is binary; name a file with --output.")
+    if output is None:
+        sys.stdout.write(content.decode())
+    else:
+        output.write_bytes(content)
+
+
+@app.command()
+def report(
+    study: Study,
+    store: StoreFolder = api.DEFAULT_STORE,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: report-STUDY.html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML file that works from disk without a network."""
+    path = api.report(study, store=store, output=output).absolute()
+    _print({"report": str(path)} if as_json else f"report: {path}")
+
+
+@app.command()
+def doctor(store: StoreFolder = api.DEFAULT_STORE, as_json: AsJson = False) -> None:
+    """Say what this machine can do, and what is missing for what."""
+    checks = api.doctor(store=store)
+    _print([asdict(check) for check in checks] if as_json else pages.doctor_page(checks))
+
+
+@miniature_app.command("build")
+def miniature_build(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("miniature"),
+    only: Annotated[list[str] | None, typer.Option(help="Only these base models.")] = None,
+) -> None:
+    """Make the miniature world anew: corpus, base models, instruction sets, benchmarks (minutes)."""
+    for path in api.build_miniature(out, only=only, report=lambda line: typer.echo(line, err=True)):
+        typer.echo(path)
+
+
+def _print(content: Any) -> None:
+    if isinstance(content, str):
+        typer.echo(content)
+    elif isinstance(content, list) and all(isinstance(line, str) for line in content):
+        for line in content:
+            typer.echo(line)
+    elif isinstance(content, (dict, list)):
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=str))
+    else:
+        Console().print(content)
+
+
+def main() -> None:
+    """Run the command line; a user's error prints one message and exits with 2."""
+    try:
+        app()
+    except Error as error:
+        typer.echo(f"sft-atlas: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

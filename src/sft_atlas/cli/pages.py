@@ -1,0 +1,328 @@
+"""Lay out what the verbs return: tables for people, bytes for files.
+
+Each function takes plain data and returns something that Rich can print, or JSON with the keys of docs/cli.md.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft_atlas.cli.progress import duration
+from sft_atlas.study.budget import PlanCost, check_disk
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sft_atlas.api import RunResult, Status
+    from sft_atlas.data.inspect import Inspection
+    from sft_atlas.machine import Check
+    from sft_atlas.store.cell_view import CellView
+    from sft_atlas.study.plan import Plan
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def plan_json(plan: "Plan", free_bytes: int) -> dict[str, Any]:
+    """Return a plan with stable keys; hours are `[low, likely, high]` device hours."""
+    cost, total = plan.cost, plan.total_cost
+    return {
+        "study": plan.study.name,
+        "cells": plan.num_cells,
+        "trajectories": plan.num_trajectories,
+        "base_models": len(plan.bases),
+        "cells_done": plan.num_done,
+        "blocks": {
+            block.name: {
+                "cells": block.num_cells,
+                "trajectories": block.num_trajectories,
+                "trained": block.num_trained,
+                "done": block.num_done,
+                "missing": block.num_missing,
+                "shared_with": dict(block.shared),
+            }
+            for block in plan.blocks
+        },
+        "jobs": plan.num_jobs,
+        "device": plan.device,
+        "training_hours": list(total.hours["train"]),
+        "evaluation_hours": list(total.hours["evaluate"].plus(total.unscored_hours)),
+        "missing": _cost_json(cost),
+        "whole_study": _cost_json(total),
+        "published": [asdict(figure) for figure in plan.study.published],
+        "cannot_be_scored": {b.name: b.reason for b in plan.study.benchmarks if b.spec is None},
+        "free_disk_bytes": free_bytes,
+        "fits_on_disk": check_disk(cost, free_bytes) is None,
+        "refusal": check_disk(cost, free_bytes),
+        "assumptions": [asdict(assumption) for assumption in total.assumptions],
+    }
+
+
+def plan_page(plan: "Plan", free_bytes: int) -> RenderableType:
+    """Lay out a plan: blocks, jobs, hours, disk, and what the estimate takes for granted."""
+    blocks = _table("block", "cells", "trajectories", "done", "missing", "shared with")
+    for block in plan.blocks:
+        shared = ", ".join(f"{name} ({n})" for name, n in block.shared)
+        counts = [block.num_cells, block.num_trajectories, block.num_done, block.num_missing]
+        blocks.add_row(block.name, *map(str, counts), shared)
+    total = [plan.num_cells, plan.num_trajectories, plan.num_done, plan.num_cells - plan.num_done]
+    blocks.add_row("all, shared once", *map(str, total), "", style="bold")
+    jobs = ", ".join(f"{count} {kind}" for kind, count in plan.num_jobs.items())
+    cost = plan.cost
+    parts: list[RenderableType] = [
+        Text(f"{plan.study.name}: {plan.study.about}", "bold"),
+        blocks,
+        Text(f"\nmissing jobs: {jobs}"),
+        _hours_table(plan),
+        Text(
+            f"\ntokens: {_count(cost.trained_tokens)} trained, {_count(cost.scored_tokens)} scored, "
+            f"at most {_count(cost.decoded_tokens)} decoded\n"
+            f"disk: {_bytes(cost.peak_disk_bytes)} at the most, {_bytes(cost.weights_bytes)} of it "
+            f"weights; {_bytes(free_bytes)} free"
+        ),
+    ]
+    for figure in plan.study.published:
+        parts.append(
+            Text(f"published: {figure.device_hours:,g} h to {figure.kind}: {figure.source}")
+        )
+    for benchmark in plan.study.benchmarks:
+        if benchmark.spec is None:
+            parts.append(Text(f"cannot be scored yet: {benchmark.name}, {benchmark.reason}"))
+    refusal = check_disk(cost, free_bytes)
+    if refusal:
+        parts.append(Text(f"does not fit: {refusal}", "bold red"))
+    assumed = _table("assumed", "value", "source")
+    for assumption in plan.total_cost.assumptions:
+        assumed.add_row(assumption.name, assumption.value, assumption.source)
+    return Group(*parts, Text(), assumed)
+
+
+def _cost_json(cost: PlanCost) -> dict[str, Any]:
+    return {
+        "hours": {kind: list(hours) for kind, hours in cost.hours.items()},
+        "hours_by_method": {
+            method: {kind: list(hours) for kind, hours in kinds.items()}
+            for method, kinds in cost.hours_by_method.items()
+        },
+        "total_hours": list(cost.total_hours),
+        "unshared_training_hours": list(cost.unshared_train_hours),
+        "unscored_hours": list(cost.unscored_hours),
+        "trained_tokens": cost.trained_tokens,
+        "scored_tokens": cost.scored_tokens,
+        "decoded_tokens": cost.decoded_tokens,
+        "weights_bytes": cost.weights_bytes,
+        "disk_bytes": cost.disk_bytes,
+        "peak_disk_bytes": cost.peak_disk_bytes,
+        "memory": [asdict(need) for need in cost.memory],
+    }
+
+
+def _hours_table(plan: "Plan") -> Table:
+    table = _table(f"hours on {plan.device}", "low", "likely", "high")
+    cost = plan.cost
+    rows = {kind: hours for kind, hours in cost.hours.items() if hours.high}
+    rows["all that is missing"] = cost.total_hours
+    if cost.unscored_hours.high:
+        rows["benchmarks that cannot be scored yet"] = cost.unscored_hours
+    rows["training, if nothing were shared"] = cost.unshared_train_hours
+    for name, hours in rows.items():
+        table.add_row(name, *(f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in hours))
+    return table
+
+
+def _count(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    return f"{_count(value)}B"
+
+
+def run_json(result: "RunResult") -> dict[str, Any]:
+    """Return a run's result with stable keys."""
+    return asdict(result) | {"is_complete": result.is_complete}
+
+
+def run_page(result: "RunResult", study: Path, store: Path) -> RenderableType:
+    """Say what a run did and what to do next."""
+    lines = [f"{result.num_done} jobs done in {duration(result.seconds)}."]
+    if result.set_aside:
+        lines.append(f"{len(result.set_aside)} damaged results were moved to quarantine/ and made anew.")
+    if result.num_left:
+        lines.append(f"{result.num_left} jobs are left: run the same command to go on.")
+    problems = result.num_failed + result.num_blocked
+    if problems:
+        lines.append(f"{result.num_failed} jobs failed, {result.num_blocked} wait for a failed one.")
+    if result.num_failed_before:
+        lines.append(
+            f"{result.num_failed_before} jobs failed in an earlier run and were left alone: "
+            f"`--only failed` tries them again."
+        )
+    where = "" if store == Path("store") else f" --store {store}"
+    if problems or result.num_failed_before:
+        lines.append(f"Why: sft-atlas status {study}{where}")
+    lines.append(f"Report: sft-atlas report {study}{where}")
+    return Text("\n".join(lines))
+
+
+def status_page(status: "Status") -> RenderableType:
+    """Lay out how far each block is, and the failed cells."""
+    table = _table("block", "planned", "done", "running", "failed", "missing")
+    for block in status.blocks:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(block.failed.items()))
+        counts = [block.planned, block.done, block.running, kinds or 0, block.missing]
+        table.add_row(block.block, *map(str, counts))
+    parts: list[RenderableType] = [table]
+    for failure in status.failures:
+        parts.append(
+            Text(
+                f"\n{failure.cell[:12]} {failure.description}: {failure.kind}\n"
+                f"  {failure.message}\n  try again: {failure.retry}"
+            )
+        )
+    parts += [Text(f"running: process {h['pid']} on {h['host']}") for h in status.running]
+    return Group(*parts)
+
+
+def inspection_page(found: "Inspection") -> RenderableType:
+    """Show examples with the supervised part marked."""
+    facts = _table("what", "number")
+    numbers = asdict(found)
+    for name in ("examples", "dropped", "dataset", "model", "template", "token_length_quantiles"):
+        numbers.pop(name)
+    for name, value in numbers.items():
+        facts.add_row(name, f"{value:,}")
+    lengths = ", ".join(f"{float(q):.0%}: {v:.0f}" for q, v in found.token_length_quantiles.items())
+    title = f"{found.dataset} for {found.model}, template {found.template}"
+    parts: list[RenderableType] = [Text(title, "bold"), facts, Text(f"tokens per sample {lengths}")]
+    for example in found.examples:
+        head = (
+            f"\nrow {example.row}: {example.num_prompt_tokens} prompt tokens, "
+            f"{example.num_answer_tokens} supervised" + (", cut" if example.is_truncated else "")
+        )
+        marked = Text("[supervised:] ", "bold green") + Text(example.supervised, "green")
+        parts += [Text(head, "bold"), Text(example.unsupervised, "dim") + marked]
+    if found.dropped:
+        parts.append(Text("\nnot trained on:", "bold"))
+    parts += [Text(f"{row.where}: {row.reason}") for row in found.dropped]
+    return Group(*parts)
+
+
+def cell_page(view: "CellView") -> RenderableType:
+    """Show one cell: spec, loss curve, scores with intervals, drift, provenance, files."""
+    parts: list[RenderableType] = [Text(f"cell {view.cell}", "bold")]
+    facts = _table("what", "value")
+    for name, value in _flatten(view.spec | {"result": view.result, "training": view.training}):
+        facts.add_row(name, str(value))
+    parts.append(facts)
+    if view.curve:
+        losses = [step["loss"] for step in view.curve]
+        parts.append(
+            Text(f"\nloss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}, {len(losses)} of its steps")
+        )
+    scores = _table("benchmark", "score", "95 % interval", "items", "note")
+    for row in view.scores:
+        shown = "" if row["score"] is None else f"{row['score']:.3f}"
+        interval = "" if row["interval"] is None else "{:.3f} to {:.3f}".format(*row["interval"])
+        items = f"{row['num_scored']}/{row['num_items']}"
+        scores.add_row(row["benchmark"], shown, interval, items, row["reason"] or "")
+    parts.append(scores)
+    if view.drift:
+        relative = [row["relative"] or 0.0 for row in view.drift if row["layer"] is not None]
+        parts.append(
+            Text(
+                f"weight change by layer (relative) {sparkline(relative)} "
+                f"{min(relative):.4f} to {max(relative):.4f}"
+            )
+        )
+    for name, value in view.provenance.items():
+        parts.append(Text(f"{name}: {value}", "dim"))
+    parts += [Text(f"{view.folder}/{name} {size:,} bytes", "dim") for name, size in view.files.items()]
+    return Group(*parts)
+
+
+def doctor_page(checks: Sequence["Check"]) -> RenderableType:
+    """Lay out what was found, worst last."""
+    table = _table("what", "status", "found", "needed for", "to change it")
+    order = {"ok": 0, "limited": 1, "missing": 2}
+    for check in sorted(checks, key=lambda c: order[c.status]):
+        table.add_row(check.name, check.status, check.found, check.needed_for, check.fix)
+    return table
+
+
+def table_bytes(frame: "pd.DataFrame", kind: str) -> bytes:
+    """Write a table as csv, parquet, json (records), markdown or latex (booktabs); nulls stay empty."""
+    if kind == "csv":
+        return frame.to_csv(index=False).encode()
+    if kind == "json":
+        return frame.to_json(orient="records", force_ascii=False, indent=1).encode()
+    if kind == "parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    columns = ["model", "data", "method", "samples", "epoch", "seed", "benchmark"]
+    numbers = ["score", "standard_error", "gain", "gain_se"]
+    rows = [[_cell_text(value) for value in row] for row in frame[columns + numbers].to_numpy()]
+    return (_markdown if kind == "markdown" else _latex)(columns + numbers, rows).encode()
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw values as bars of eight heights.
+
+    >>> sparkline([0.0, 1.0, 0.5])
+    '▁█▄'
+    """
+    low, high = min(values), max(values)
+    scale = (high - low) or 1.0
+    return "".join(_BARS[1 + int((value - low) / scale * 7)] for value in values)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, item in enumerate(value):
+            yield from _flatten(item, f"{path}[{number}]")
+    elif value not in (None, [], ""):
+        yield path, value
+
+
+def _cell_text(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _markdown(names: list[str], rows: list[list[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
+    lines = [names, ["---"] * len(names), *escaped]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(names: list[str], rows: list[list[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(cell.replace("_", r"\_").replace("%", r"\%") for cell in cells) + r" \\"
+
+    left = sum(name not in {"score", "standard_error", "gain", "gain_se"} for name in names)
+    layout = "l" * left + "r" * (len(names) - left)
+    body = "\n".join(line(row) for row in rows)
+    return (
+        f"\\begin{{tabular}}{{{layout}}}\n\\toprule\n{line(names)}\n\\midrule\n{body}\n"
+        f"\\bottomrule\n\\end{{tabular}}\n"
+    )

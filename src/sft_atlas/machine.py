@@ -1,0 +1,141 @@
+"""Say what this machine can do, and what is missing for what.
+
+Heavy libraries are asked in a child process, so that a broken one is a line of the answer and not its end.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+_TORCH_FACTS: Final = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "version": torch.__version__,
+    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    "bf16": bool(cuda and torch.cuda.is_bf16_supported()),
+    "cpu": torch.backends.cpu.get_cpu_capability(),
+}))
+"""
+
+_LIBRARIES: Final = {
+    "transformers": "models and tokenizers",
+    "safetensors": "weights",
+    "datasets": "hub datasets",
+    "pyarrow": "tables",
+    "altair": "the report's charts",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: Literal["ok", "missing", "limited"]
+    found: str
+    needed_for: str
+    fix: str = ""
+
+
+def examine(store: Path) -> list[Check]:
+    """Look at the machine, the libraries and the disk where the store is or would be."""
+    return [
+        _python(),
+        _cores(),
+        _memory(),
+        _torch(),
+        *(_library(name, use) for name, use in _LIBRARIES.items()),
+        _disk(store),
+        _offline(),
+        _program("bwrap", "running model-written code (HumanEval, MBPP)", "install bubblewrap"),
+    ]
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check(name="python", status="ok", found=version, needed_for="everything")
+
+
+def _cores() -> Check:
+    cores = len(os.sched_getaffinity(0))
+    return Check(
+        name="cores", status="ok", found=f"{cores} usable", needed_for="one worker each without a GPU"
+    )
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    enough = total >= 4 * 2**30
+    return Check(
+        name="memory",
+        status="ok" if enough else "limited",
+        found=f"{total / 2**30:.1f} GiB",
+        needed_for="about 1 GiB per worker for the miniature world",
+        fix="" if enough else "run with --workers 1",
+    )
+
+
+def _torch() -> Check:
+    done = subprocess.run(
+        [sys.executable, "-c", _TORCH_FACTS], capture_output=True, text=True, check=False
+    )
+    use = "training, evaluation and measures"
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        return Check(
+            name="torch", status="missing", found=last[0], needed_for=use, fix="pip install torch"
+        )
+    facts = json.loads(done.stdout)
+    gpus = ", ".join(facts["gpus"]) or f"no GPU, CPU with {facts['cpu']}"
+    bf16 = ", bfloat16" if facts["bf16"] else ""
+    return Check(
+        name="torch", status="ok", found=f"{facts['version']}, {gpus}{bf16}", needed_for=use
+    )
+
+
+def _library(name: str, use: str) -> Check:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        fix = f"pip install {name}"
+        return Check(name=name, status="missing", found="not installed", needed_for=use, fix=fix)
+    return Check(name=name, status="ok", found=version, needed_for=use)
+
+
+def _disk(store: Path) -> Check:
+    folder = store.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Check(
+        name="disk",
+        status="ok" if free > 2**30 else "limited",
+        found=f"{free / 2**30:.1f} GiB free at {folder}",
+        needed_for="weights: `sft-atlas plan` says how much",
+        fix="" if free > 2**30 else "free space, or name another disk with --store",
+    )
+
+
+def _offline() -> Check:
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in {"", "0"}
+    return Check(
+        name="model hub",
+        status="limited" if is_offline else "ok",
+        found="offline (HF_HUB_OFFLINE is set)" if is_offline else "allowed, not tried",
+        needed_for="models and datasets by hub id; not for local folders or the miniature world",
+        fix="unset HF_HUB_OFFLINE" if is_offline else "",
+    )
+
+
+def _program(name: str, use: str, fix: str) -> Check:
+    path = shutil.which(name)
+    if path:
+        return Check(name=name, status="ok", found=path, needed_for=use)
+    return Check(name=name, status="missing", found="not found", needed_for=use, fix=fix)

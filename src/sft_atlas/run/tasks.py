@@ -1,0 +1,91 @@
+"""Select the tasks of a run from a plan: what is missing, less what failed before, or what the user names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sft_atlas.errors import StudyError
+from sft_atlas.run.schedule import Task
+from sft_atlas.store.states import list_names
+from sft_atlas.store.store import Store
+from sft_atlas.study.job import EvaluateJob, Job, PrepareJob, TrainJob
+from sft_atlas.study.plan import Plan
+
+FAILED = "failed"
+"""The word of `--only` that selects jobs which failed before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The tasks of a run, and how many were left out because they failed earlier."""
+
+    tasks: tuple[Task, ...]
+    num_failed_before: int
+
+
+def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selection:
+    """Return the tasks to do now, with the prepare jobs that they need.
+
+    Args:
+        plan: what is missing.
+        store: says what failed before.
+        only: terms that a job must all match. A term is `failed`, a block, model, dataset, method, job kind,
+            or the first characters (at least 6) of a cell's fingerprint; a comma in it means "or". What a
+            term selects is tried again even if it failed before.
+
+    Raises:
+        StudyError: if work is missing and `only` selects none of it; says which words would.
+    """
+    failed = list_names(store.layout.failures)
+    work = {p.job.fingerprint: p for p in plan.jobs if not isinstance(p.job, PrepareJob)}
+    words = _words_by_job(plan) if only else {}
+    if only:
+        chosen = [
+            key
+            for key in work
+            if all(_matches(term, words[key], has_failed=key in failed) for term in only)
+        ]
+        if work and not chosen:
+            known = sorted({word for names in words.values() for word in names if len(word) < 32})
+            raise StudyError(
+                f"--only {' '.join(only)}: selects none of {len(work)} missing jobs; expected words "
+                f"among: {FAILED}, {', '.join(known)}, or the start of a cell's fingerprint."
+            )
+    else:
+        chosen = [key for key in work if key not in failed]
+    needed = {need for key in chosen for need in work[key].needs}
+    prepare = [p for p in plan.jobs if p.job.fingerprint in needed]
+    tasks = [
+        Task(job=planned.job, cost=planned.cost.seconds.likely, needs=planned.needs)
+        for planned in [*prepare, *(work[key] for key in chosen)]
+    ]
+    return Selection(
+        tasks=tuple(tasks), num_failed_before=0 if only else len(work.keys() & failed)
+    )
+
+
+def _words_by_job(plan: Plan) -> dict[str, set[str]]:
+    blocks = {cell.cell.fingerprint: cell.blocks for cell in plan.cells}
+    return {p.job.fingerprint: _words(p.job, blocks) for p in plan.jobs}
+
+
+def _words(job: Job, blocks: dict[str, tuple[str, ...]]) -> set[str]:
+    if not isinstance(job, (TrainJob, EvaluateJob)):
+        return {job.kind, job.model.name, job.dataset.name}
+    cells = job.cells if isinstance(job, TrainJob) else (job.cell,)
+    words: set[str] = {job.kind, cells[0].model.name}
+    trajectory = cells[0].trajectory
+    if trajectory:
+        words |= {trajectory.data.name, trajectory.method.name}
+    names = [cell.fingerprint for cell in cells]
+    return words.union(names, *(blocks.get(name, ()) for name in names))
+
+
+def _matches(term: str, words: Iterable[str], *, has_failed: bool) -> bool:
+    options = term.split(",")
+    if FAILED in options and has_failed:
+        return True
+    return any(
+        word == option or (len(option) >= 6 and len(word) == 32 and word.startswith(option))
+        for option in options
+        for word in words
+    )

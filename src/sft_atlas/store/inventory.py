@@ -1,0 +1,60 @@
+"""List what a store holds, for the planner; and find what was damaged since it was published."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft_atlas.errors import DamagedError
+from sft_atlas.store.records import RECORD_NAME, check_artifact
+from sft_atlas.store.states import list_names
+from sft_atlas.store.store import Store
+from sft_atlas.study.plan import Inventory
+
+
+def read_inventory(store: Store) -> Inventory:
+    """Return the fingerprints of all published results; a folder that is there is complete."""
+    scored = list_names(store.layout.scores)
+    return Inventory(
+        cells=frozenset(list_names(store.layout.cells)),
+        scores=frozenset(
+            (cell, benchmark)
+            for cell in scored
+            for benchmark in list_names(store.layout.scores / cell)
+        ),
+        drift=frozenset(list_names(store.layout.root / "drift")),
+        datasets=frozenset(list_names(store.layout.root / "datasets")),
+        outcomes=frozenset(
+            (trajectory, int(last_epoch))
+            for trajectory in list_names(store.layout.root / "trajectories")
+            for last_epoch in list_names(store.layout.trajectory(trajectory))
+        ),
+    )
+
+
+def set_damaged_aside(store: Store) -> list[Path]:
+    """Check every published folder against its digests and move damaged ones to quarantine.
+
+    Weights are checked by size alone: reading terabytes before each run would cost more than it finds, and
+    their bytes are checked when they are loaded. Returns the folders that were moved away.
+    """
+    damaged = []
+    for folder in _published(store.layout.root):
+        try:
+            record = store.read(folder)
+            for name, artifact in record.artifacts.items():
+                if not name.endswith(".safetensors"):
+                    check_artifact(folder, record, name)
+                elif (folder / name).stat().st_size != artifact.num_bytes:
+                    raise DamagedError(f"{folder / name}: has another size than published.", folder)
+        except (DamagedError, FileNotFoundError):
+            store.set_aside(folder)
+            damaged.append(folder)
+    return damaged
+
+
+def _published(root: Path) -> Iterator[Path]:
+    for top in ("prepared", "trajectories", "cells", "scores", "drift", "datasets", "failures"):
+        for folder, names, files in os.walk(root / top):
+            if RECORD_NAME in files:
+                names.clear()
+                yield Path(folder)

@@ -1,0 +1,264 @@
+"""A study file goes in; models, scores, a table and a report come out, whoever is killed on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import sft_atlas
+from sft_atlas.store.records import read_record
+
+STUDY = """
+study: tiny
+models: [mini-llama, mini-qwen2]
+datasets: [mini-math, mini-instruction]
+benchmarks: [{name: mini-math, limit: 20}, {name: mini-reasoning-choice, limit: 20}]
+max_tokens: 64
+precision: float32
+methods:
+  full: {learning_rate: 5.0e-4, batch_samples: 8}
+  lora: {learning_rate: 3.0e-3, batch_samples: 8, rank: 4, alpha: 8}
+blocks:
+  single: {data: each, samples: 40, schedule: constant, epochs: 3, keep: [1, 3]}
+  merged: {data: all, samples: 20, schedule: cosine, methods: [full], epochs: 2, keep: last}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "sft_atlas.cli", *map(str, words)]
+
+
+def sft_atlas_command(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, check=False)
+
+
+def digests(store: Path) -> dict[str, str]:
+    """Every published result's digest, which covers its spec, numbers and all its files."""
+    folders = [path.parent for path in store.rglob("record.json") if "quarantine" not in path.parts]
+    return {str(folder.relative_to(store)): read_record(folder).digest for folder in folders}
+
+
+def jobs_done(store: Path) -> list[str]:
+    """Fingerprints of all jobs that a worker really did, with repetitions."""
+    lines = [line for log in (store / "log").glob("*.jsonl") for line in log.open()]
+    events = [json.loads(line) for line in lines]
+    return [event["job"] for event in events if event["kind"] == "done" and not event["text"]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study that ran through, and its store; read only."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = folder / "tiny.yaml"
+    path.write_text(STUDY)
+    done = sft_atlas_command("run", path, "--store", folder / "store")
+    assert done.returncode == 0, done.stderr
+    return path, folder / "store"
+
+
+def test_everything_planned_is_done(undisturbed: tuple[Path, Path]) -> None:
+    study, store = undisturbed
+    status = sft_atlas.status(study, store=store)
+    planned = {block.block: (block.planned, block.done) for block in status.blocks}
+    assert planned == {"single": (16, 16), "merged": (2, 2), "base": (2, 2)}
+    assert not status.failures
+
+
+def test_every_score_has_items_and_every_gain_is_paired(undisturbed: tuple[Path, Path]) -> None:
+    study, store = undisturbed
+    table = sft_atlas.table(study, store=store)
+    assert len(table) == (18 + 2) * 2
+    assert (table["num_scored"] == 20).all()
+    tuned = table[table["epoch"] > 0]
+    assert (tuned["num_paired"] == 20).all()
+    expected = tuned["score"] - tuned["base_score"]
+    pd.testing.assert_series_equal(tuned["gain"], expected, check_names=False)
+    assert tuned["gain"].abs().sum() > 0
+
+
+def test_measures_are_there_for_each_cell_and_dataset(undisturbed: tuple[Path, Path]) -> None:
+    study, store = undisturbed
+    tables = sft_atlas.tables(study, store=store)
+    assert tables.drift["cell"].nunique() == 18
+    assert set(zip(tables.datasets["model"], tables.datasets["data"], strict=True)) == {
+        (model, data)
+        for model in ("mini-llama", "mini-qwen2")
+        for data in ("mini-math", "mini-instruction")
+    }
+    assert (tables.datasets["answer_nll"] > 0).all()
+    assert tables.curves["trajectory"].nunique() == 10
+
+
+def test_running_again_does_nothing(undisturbed: tuple[Path, Path]) -> None:
+    study, store = undisturbed
+    before = digests(store)
+    done = sft_atlas_command("run", study, "--store", store, "--json")
+    assert json.loads(done.stdout)["num_done"] == 0
+    assert digests(store) == before
+
+
+def test_a_longer_study_shares_what_is_there(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    _, store = undisturbed
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(STUDY.replace("epochs: 3, keep: [1, 3]", "epochs: 4, keep: [1, 3]"))
+    assert not [job for job in sft_atlas.plan(longer, store=store).jobs if job.job.kind == "train"]
+
+
+def test_killed_ten_times_equals_undisturbed(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    moments = random.Random(20261121)
+    num_killed = 0
+    while True:
+        run = subprocess.Popen(
+            command("run", study, "--store", store),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        if num_killed == 10:
+            assert run.wait() == 0
+            break
+        # Workers need about 4 seconds to start; later moments hit their work.
+        time.sleep(moments.uniform(3.0, 9.0))
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            assert run.wait() == -signal.SIGKILL
+            num_killed += 1
+        else:
+            break
+    assert num_killed >= 3, "the faults that this test is about did not happen"
+    assert digests(store) == digests(reference)
+    pd.testing.assert_frame_equal(
+        sft_atlas.table(study, store=store), sft_atlas.table(study, store=reference)
+    )
+
+
+def test_two_coordinators_share_the_work(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    words = command("run", study, "--store", store, "--workers", 1)
+    runs = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
+    for run in runs:
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
+    assert digests(store) == digests(reference)
+    planned = sft_atlas.plan(study).jobs
+    wanted = {job.job.fingerprint for job in planned if job.job.kind != "prepare"}
+    ran = [job for job in jobs_done(store) if job in wanted]
+    assert sorted(ran) == sorted(wanted), "each job ran exactly once"
+
+
+def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    study, store = tmp_path / "hot.yaml", tmp_path / "store"
+    text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, clip_norm: null")
+    study.write_text(text.replace("models: [mini-llama, mini-qwen2]", "models: [mini-llama]"))
+    done = sft_atlas_command("run", study, "--store", store)
+    status = sft_atlas.status(study, store=store)
+    single = next(block for block in status.blocks if block.block == "single")
+    assert done.returncode == 1, done.stderr
+    assert single.failed == {"diverged": 4}
+    assert single.done == 4
+    assert "expected finite numbers" in status.failures[0].message
+    again = sft_atlas_command("run", study, "--store", store, "--json")
+    assert again.returncode == 1
+    assert json.loads(again.stdout) | {"seconds": 0} == {
+        "num_done": 0,
+        "num_failed": 0,
+        "num_blocked": 0,
+        "num_left": 0,
+        "num_failed_before": 2,
+        "set_aside": [],
+        "seconds": 0,
+        "is_complete": False,
+    }
+    retried = sft_atlas_command(*status.failures[0].retry.split()[1:], "--json")
+    assert json.loads(retried.stdout)["num_failed"] == 1
+
+
+def test_an_interrupt_stops_cleanly_and_the_next_run_goes_on(study: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    run = subprocess.Popen(command("run", study, "--store", store), stderr=subprocess.PIPE, text=True)
+    while not list((store / "trajectories").glob("*/*/record.json")):
+        assert run.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 1, errors
+    assert not sft_atlas.status(study, store=store).running
+    assert not list((store / "tmp").iterdir())
+    assert sft_atlas_command("run", study, "--store", store).returncode == 0
+
+
+def test_damage_is_found_and_made_anew(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, reference = undisturbed
+    store = tmp_path / "store"
+    subprocess.run(["cp", "-r", str(reference), str(store)], check=True)
+    items = sorted(store.glob("scores/*/*/items.parquet"))[3]
+    content = bytearray(items.read_bytes())
+    content[len(content) // 2] ^= 4
+    items.write_bytes(content)
+    done = sft_atlas_command("run", study, "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["set_aside"] == [str(items.parent)]
+    assert digests(store) == digests(reference)
+
+
+def test_every_page_of_the_command_line_prints(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+    study, store = undisturbed
+    cell = sft_atlas.table(study, store=store)["cell"].iloc[-1]
+    words = [
+        ("plan", study),
+        ("status", study, "--store", store),
+        ("show", cell[:10], "--store", store),
+        ("inspect", study, "--dataset", "mini-math", "--model", "mini-llama"),
+        ("doctor",),
+        ("run", study, "--store", store, "--dry-run"),
+    ]
+    for line in words:
+        done = sft_atlas_command(*line)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout or line[0] == "run"
+        as_json = sft_atlas_command(*line, "--json")
+        json.loads(as_json.stdout)
+    for kind in ("csv", "json", "markdown", "latex"):
+        assert sft_atlas_command("table", study, "--store", store, "--format", kind).stdout
+    output = tmp_path / "table.parquet"
+    sft_atlas_command("table", study, "--store", store, "--format", "parquet", "--output", output)
+    assert len(pd.read_parquet(output)) == 40
+    page = sft_atlas.report(study, store=store, output=tmp_path / "report.html")
+    assert "<script" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("datasets:", "datasetz:"), "did you mean"),
+        (("mini-llama, mini-qwen2", "mini-lama"), "did you mean mini-llama"),
+        (("epochs: 3", "epochs: three"), "tiny.yaml:12"),
+    ],
+)
+def test_a_wrong_study_exits_with_2_and_says_where(
+    tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    study = tmp_path / "tiny.yaml"
+    study.write_text(textwrap.dedent(STUDY.replace(*change)))
+    done = sft_atlas_command("plan", study)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
