@@ -1,0 +1,284 @@
+"""Scores: every item's result, the same bytes twice, and null with a reason for what is missing."""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sft_atlas.data.encoding import encode_pair
+from sft_atlas.errors import OutOfMemoryError
+from sft_atlas.evaluate.evaluate import ITEMS_NAME, evaluate_cell, retry_on_oom
+from sft_atlas.identity import payload
+from sft_atlas.model.score import answer_log_likelihoods
+from sft_atlas.store.records import Record
+from sft_atlas.store.store import Store, open_store
+from sft_atlas.study.benchmark import Benchmark, build_benchmark_spec
+from sft_atlas.study.spec import BenchmarkSpec, CellSpec, ModelSpec, Source
+
+WriteBenchmark = Callable[..., Benchmark]
+CELL = CellSpec(
+    model=ModelSpec(source=Source(hub="a/b", revision="1"), name="tiny"), trajectory=None, epoch=0
+)
+CHOICE = {
+    "kind": "choice",
+    "prompt": "{q}",
+    "choices": "options",
+    "label": "gold",
+    "metric": "accuracy",
+}
+GENERATE = {"kind": "generate", "prompt": "{q}", "answer": "{a}", "metric": "exact_match"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def choice_items(num_items: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    words = ["Paris", "France", "12", "30", "42", "the capital", "much"]
+    return [
+        {
+            "id": f"c{i}",
+            "q": f"{rng.choice(words)} {rng.choice(words)}?",
+            "options": rng.sample(words, 4),
+            "gold": rng.randrange(4),
+        }
+        for i in range(num_items)
+    ]
+
+
+def spec(benchmark: Benchmark, **fields: Any) -> BenchmarkSpec:
+    settings = {"template": "question-answer", "max_tokens": 128} | fields
+    return build_benchmark_spec(benchmark, **settings)
+
+
+def evaluate(
+    store: Store,
+    benchmark: BenchmarkSpec,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[Record, list[dict[str, Any]]]:
+    record = evaluate_cell(store, cell=CELL, benchmark=benchmark, model=model, tokenizer=tokenizer)
+    folder = store.layout.score(CELL.fingerprint, benchmark.fingerprint)
+    items = pq.read_table(store.artifact(folder, ITEMS_NAME)).to_pylist()
+    return record, items
+
+
+def greedy_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str, num_tokens: int
+) -> str:
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=num_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
+    )
+    text: str = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    return text
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy_bytes"])
+def test_a_choice_score_is_the_mean_of_likeliest_options(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    metric: str,
+) -> None:
+    rows = choice_items(30)
+    benchmark = spec(write_benchmark(rows, **(CHOICE | {"metric": metric})))
+    record, items = evaluate(store, benchmark, model, tokenizer)
+    for row, item in zip(rows, items, strict=True):
+        prompt = f"###Question: {row['q']}\n###Answer:"
+        pairs = [encode_pair(tokenizer, prompt, f" {option}") for option in row["options"]]
+        values = [answer_log_likelihoods(model, [pair])[0].log_likelihood for pair in pairs]
+        assert item["log_likelihood"] == pytest.approx(values[row["gold"]], abs=1e-5)
+        if metric == "accuracy_bytes":
+            sizes = [len(option.encode()) for option in row["options"]]
+            values = [value / size for value, size in zip(values, sizes, strict=True)]
+        chosen = int(np.argmax(values))
+        assert item["prediction"] == row["options"][chosen]
+        assert item["reference"] == row["options"][row["gold"]]
+        assert item["score"] == float(chosen == row["gold"])
+        assert item["num_prompt_tokens"] == len(pairs[0].prompt_ids)
+    scores = [item["score"] for item in items]
+    assert record.result == {
+        "benchmark": "bench",
+        "metric": metric,
+        "score": pytest.approx(np.mean(scores)),
+        "standard_error": pytest.approx(np.std(scores, ddof=1) / math.sqrt(30)),
+        "num_items": 30,
+        "num_scored": 30,
+        "num_truncated": 0,
+        "reason": None,
+    }
+    assert record.spec == {"cell": payload(CELL), "benchmark": payload(benchmark)}
+
+
+def test_a_generate_score_compares_what_the_model_writes(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    prompts = ["one", "two or three", "four"]
+    texts = [
+        greedy_text(model, tokenizer, f"###Question: {p}\n###Answer:", 8).strip() for p in prompts
+    ]
+    answers = [[texts[0], "x"], [f"  {texts[1]}\n"], ["something else"]]
+    rows = [{"id": p, "q": p, "a": a} for p, a in zip(prompts, answers, strict=True)]
+    benchmark = spec(write_benchmark(rows, max_new_tokens=8, **GENERATE))
+    record, items = evaluate(store, benchmark, model, tokenizer)
+    assert [item["item"] for item in items] == prompts
+    assert [item["prediction"] for item in items] == texts
+    assert [item["score"] for item in items] == [1.0, 1.0, 0.0]
+    assert items[0]["reference"] == f"{texts[0]} | x"
+    assert record.result["score"] == pytest.approx(2 / 3)
+
+
+def test_a_stop_text_ends_the_answer(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    text = greedy_text(model, tokenizer, "###Question: one\n###Answer:", 12)
+    stop = text[3:5]
+    assert stop not in text[:3]
+    rows = [{"q": "one", "a": text[:3]}]
+    benchmark = spec(write_benchmark(rows, max_new_tokens=12, stop=[stop], **GENERATE))
+    _, (item,) = evaluate(store, benchmark, model, tokenizer)
+    assert (item["prediction"], item["finish"]) == (text[: text.find(stop)].strip(), "stop")
+
+
+def test_what_cannot_be_scored_is_null_and_in_no_mean(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rows = choice_items(4)
+    rows[1]["gold"] = -1
+    record, items = evaluate(store, spec(write_benchmark(rows, **CHOICE)), model, tokenizer)
+    assert items[1]["score"] is None
+    assert items[1]["reason"] == "label -1 names none of its 4 options"
+    scored = [item["score"] for item in items if item["score"] is not None]
+    assert (record.result["num_items"], record.result["num_scored"]) == (4, 3)
+    assert record.result["score"] == pytest.approx(np.mean(scored))
+
+
+def test_a_benchmark_without_any_score_is_null_with_its_reason(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rows = [{"q": "one", "a": "x"}] * 3
+    benchmark = spec(write_benchmark(rows, max_new_tokens=128, **GENERATE))
+    record, items = evaluate(store, benchmark, model, tokenizer)
+    assert record.result["score"] is None
+    assert record.result["standard_error"] is None
+    assert record.result["num_scored"] == 0
+    assert record.result["reason"] == (
+        "none of 3 items could be scored: max_new_tokens is 128 tokens, which leaves no room in 128"
+    )
+    assert [item["score"] for item in items] == [None] * 3
+
+
+def test_a_model_of_nan_has_no_score(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(math.nan)
+    record, _ = evaluate(store, spec(write_benchmark(choice_items(3), **CHOICE)), model, tokenizer)
+    assert record.result["score"] is None
+    assert "a log-likelihood is not finite" in record.result["reason"]
+    rows = [{"q": "one", "a": "x"}]
+    record, _ = evaluate(store, spec(write_benchmark(rows, **GENERATE)), model, tokenizer)
+    assert record.result["score"] is None
+    assert "a logit is not finite" in record.result["reason"]
+
+
+def test_two_runs_leave_the_same_bytes(
+    tmp_path: Path,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    choice = spec(write_benchmark(choice_items(40), **CHOICE))
+    digests = []
+    for name in ("one", "two"):
+        record, _ = evaluate(open_store(tmp_path / name), choice, model, tokenizer)
+        digests.append((record.artifacts[ITEMS_NAME].sha256, record.digest))
+    assert digests[0] == digests[1]
+
+
+def test_one_benchmark_does_not_depend_on_another(
+    tmp_path: Path,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    benchmark = write_benchmark(choice_items(40), **CHOICE)
+    alone, _ = evaluate(open_store(tmp_path / "one"), spec(benchmark), model, tokenizer)
+    store = open_store(tmp_path / "two")
+    evaluate(store, spec(benchmark, limit=7), model, tokenizer)
+    later, _ = evaluate(store, spec(benchmark), model, tokenizer)
+    assert later.digest == alone.digest
+
+
+def test_a_published_score_is_not_made_again(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    benchmark = spec(write_benchmark(choice_items(3), **CHOICE))
+    first, _ = evaluate(store, benchmark, model, tokenizer)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(math.nan)
+    assert evaluate(store, benchmark, model, tokenizer)[0] == first
+
+
+def test_evaluation_changes_neither_weights_nor_random_numbers(
+    store: Store,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    evaluate(store, spec(write_benchmark(choice_items(3), **CHOICE)), model, tokenizer)
+    rows = [{"q": "one", "a": "x"}]
+    evaluate(store, spec(write_benchmark(rows, **GENERATE)), model, tokenizer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_too_little_memory_leads_to_smaller_batches_and_then_to_an_error() -> None:
+    tried: list[int | None] = []
+
+    def run(batch_tokens: int | None, fits: int) -> str:
+        tried.append(batch_tokens)
+        if batch_tokens is None or batch_tokens > fits:
+            raise torch.OutOfMemoryError("no room")
+        return "done"
+
+    assert retry_on_oom(lambda batch_tokens: run(batch_tokens, 1024)) == "done"
+    assert tried == [None, 4096, 1024]
+    with pytest.raises(OutOfMemoryError, match=r"^evaluation: the device has too little memory"):
+        retry_on_oom(lambda batch_tokens: run(batch_tokens, 0))
