@@ -1,5 +1,6 @@
 """A byte-level tokenizer trained on a few words, saved as a model folder; files in every format."""
 
+import functools
 import gzip
 import json
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from sft_atlas.study.spec import DatasetSpec, ModelSpec, Source
 TEXTS = ["###Question: what is the capital of France?\n###Answer: The capital is Paris."] * 3
 
 
-def _train_tokenizer(adds_bos: bool) -> Tokenizer:
+@functools.cache
+def _tokenizer_text(adds_bos: bool) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -30,7 +32,8 @@ def _train_tokenizer(adds_bos: bool) -> Tokenizer:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[("<bos>", 1)]
         )
-    return tokenizer
+    text: str = tokenizer.to_str()
+    return text
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def make_model(tmp_path: Path) -> Callable[..., ModelSpec]:
         chat_template: str | None = None,
     ) -> ModelSpec:
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=_train_tokenizer(adds_bos),
+            tokenizer_object=Tokenizer.from_str(_tokenizer_text(adds_bos)),
             eos_token=eos,
             bos_token="<bos>" if adds_bos else None,
             chat_template=chat_template,

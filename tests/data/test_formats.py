@@ -13,7 +13,7 @@ from sft_atlas.errors import DataError
 
 ROWS = [
     {"question": "one", "answer": "1"},
-    {"question": 'two, "quoted"\nlines', "answer": "２"},
+    {"question": 'two, "quoted"\nlines', "answer": "二"},
     {"question": "three", "answer": "3"},
 ]
 
@@ -27,7 +27,7 @@ def places_of(path: Path) -> list[str]:
 
 
 def csv_text() -> str:
-    return 'question,answer\none,1\n"two, ""quoted""\nlines",２\nthree,3\n'
+    return 'question,answer\none,1\n"two, ""quoted""\nlines",二\nthree,3\n'
 
 
 TEXTS = {
@@ -181,5 +181,5 @@ def test_a_file_that_is_no_parquet_is_a_bad_file(tmp_path: Path) -> None:
 def test_a_name_without_a_known_ending_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("{}")
-    with pytest.raises(DataError, match="has no known ending; expected .jsonl, .json or .csv"):
+    with pytest.raises(DataError, match=r"has no known ending; expected \.jsonl"):
         list(iter_file(path))

@@ -129,7 +129,10 @@ def encode_texts(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> 
     """Encode texts; BOS comes first if the tokenizer adds it by default and the text has none."""
     if not texts:
         return []
-    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    # Not verbose: too long samples are cut and counted later, so a warning would say nothing.
+    encoded: list[list[int]] = tokenizer(
+        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+    )["input_ids"]
     if not adds_bos(tokenizer):
         return encoded
     bos = tokenizer.bos_token_id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sft_atlas.data.encoding import EncodedExample, load_tokenizer
-from sft_atlas.data.prepared import encode_all, length_quantiles
+from sft_atlas.data.prepared import iter_encoded, length_quantiles
 from sft_atlas.data.sources import NUM_SHOWN, read_examples
 from sft_atlas.data.subsets import row_order
 from sft_atlas.study.spec import DatasetSpec, ModelSpec
@@ -86,7 +86,7 @@ def inspect_dataset(
     tokenizer = load_tokenizer(model)
     loaded = read_examples(dataset)
     order = row_order(len(loaded.examples), subset_seed)[:NUM_MEASURED].tolist()
-    encoded = encode_all(
+    encoded = iter_encoded(
         tokenizer,
         [loaded.examples[i] for i in order],
         template=template,

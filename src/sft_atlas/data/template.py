@@ -48,21 +48,6 @@ def render_answer(template: str, answer: str) -> str:
     return f" {answer}" if template == "question-answer" else answer
 
 
-def render_prompts(
-    template: str, prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
-) -> list[str]:
-    """Return prompts in any template; with `chat` each is the only user turn.
-
-    A chat template starts a child process per call, so give it all prompts at once.
-
-    Raises:
-        DataError: if the tokenizer has no chat template, or that fails or exceeds its limits.
-    """
-    if template != "chat":
-        return [render_prompt(template, prompt) for prompt in prompts]
-    return render_chats(tokenizer, [(Turn("user", prompt),) for prompt in prompts])
-
-
 def render_examples(
     template: str, examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[TextPair]:
