@@ -58,8 +58,8 @@ def render_examples(
     text are taken off, because `encoding` adds that token.
 
     Raises:
-        DataError: as `render_prompts`, or if the template writes the prompt differently once an
-            answer follows it.
+        DataError: if there is no chat template, it fails or exceeds its limits, or it writes the
+            prompt differently once an answer follows it.
     """
     if template != "chat":
         return [
