@@ -16,6 +16,9 @@ from sft_atlas.errors import IdentityError
 
 _UNHASHED = "unhashed"
 
+# One encoder for all values: json.dumps would make a new one for each.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def unhashed(default: Any = dataclasses.MISSING) -> Any:
     """Declare a dataclass field that never enters a fingerprint."""
@@ -34,7 +37,7 @@ def canonical_json(value: object, where: str = "value") -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise IdentityError(f"{where}: {value!r} has no canonical form; use a finite number.")
     if value is None or isinstance(value, (bool, int, float, str)):
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     if isinstance(value, (list, tuple)):
         items = (canonical_json(item, f"{where}[{i}]") for i, item in enumerate(value))
         return f"[{','.join(items)}]"
@@ -106,7 +109,7 @@ def _canonical_object(fields: dict[str, Any], where: str) -> str:
         if not isinstance(key, str):
             raise IdentityError(f"{where}: key {key!r} is not a string; name it with a string.")
     members = (
-        f"{json.dumps(key, ensure_ascii=False)}:{canonical_json(fields[key], f'{where}.{key}')}"
+        f"{_encode(key)}:{canonical_json(fields[key], f'{where}.{key}')}"
         for key in sorted(fields)
     )
     return f"{{{','.join(members)}}}"

@@ -5,6 +5,7 @@ and the larger number.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, NamedTuple
 
 
@@ -128,6 +129,7 @@ _TABLE: Final = {
 }
 
 
+@cache
 def scenarios() -> tuple[Scenario, Scenario, Scenario]:
     """Return the cheap, the likely and the dear end of all assumptions."""
     low, likely, high = (

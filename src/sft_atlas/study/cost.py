@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sft_atlas.catalog.cards import ModelCard
 from sft_atlas.catalog.devices import Device, find_device
 from sft_atlas.study.assumption import NOTHING, Range, Scenario, scenarios
-from sft_atlas.study.job import EvaluateJob, Job, MeasureJob, PrepareJob
+from sft_atlas.study.job import EvaluateJob, Job, MeasureJob, PrepareJob, TrainJob
 from sft_atlas.study.model_folder import sized_card
 from sft_atlas.study.questions import Questions, questions_of
 from sft_atlas.study.shape import (
@@ -77,20 +77,34 @@ class CostModel:
             b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
         }
         self._known: dict[tuple[object, ...], Range] = {}
+        self._train_jobs: dict[tuple[object, ...], JobCost] = {}
 
     def job(self, job: Job) -> JobCost:
         """Return what a job costs."""
         if isinstance(job, PrepareJob):
             return JobCost(prepare=self._once(("prepare", job.num_samples), _prepare, job))
         if isinstance(job, MeasureJob):
-            size, dataset = job.num_samples, job.dataset.name
-            key = ("measure", job.model.name, dataset, size)
-            return JobCost(measure=self._once(key, self._measure, job))
+            about = ("measure", job.model.name, job.dataset.name, job.num_samples)
+            return JobCost(measure=self._once(about, self._measure, job))
         if isinstance(job, EvaluateJob):
             drift = self.drift(job.cell) if _measures_drift(job) else NOTHING
             load = self._once(("load", job.cell.model.name), self._load, job.cell.model)
             scores = self.scores(job.cell.model, job.benchmarks)
             return JobCost(evaluate=scores.plus(load), measure=drift)
+        run = job.trajectory
+        key: tuple[object, ...] = (
+            run.model.name,
+            run.data.canonical,
+            run.method.name,
+            job.keep_epochs,
+            job.measure_drift,
+            *(benchmark.fingerprint for benchmark in job.benchmarks),
+        )
+        if key not in self._train_jobs:
+            self._train_jobs[key] = self._train_job(job)
+        return self._train_jobs[key]
+
+    def _train_job(self, job: TrainJob) -> JobCost:
         model, count = job.trajectory.model, len(job.keep_epochs)
         drift = self.drift(job.cells[0]) if job.measure_drift else NOTHING
         return JobCost(
@@ -101,8 +115,9 @@ class CostModel:
 
     def training(self, trajectory: TrajectorySpec, epochs: int, num_kept: int) -> Range:
         """Return the seconds of a run of some epochs, of which a number is published."""
-        key = (trajectory.model.name, id(trajectory.data), trajectory.method.name, epochs, num_kept)
-        return self._once(("train", *key), self._training, trajectory, epochs, num_kept)
+        run = trajectory
+        key = ("train", run.model.name, run.data.canonical, run.method.name, epochs, num_kept)
+        return self._once(key, self._training, run, epochs, num_kept)
 
     def scores(self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...]) -> Range:
         """Return the seconds of scoring one cell on benchmarks."""

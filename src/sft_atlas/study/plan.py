@@ -104,8 +104,7 @@ class Plan:
     trajectories: tuple[PlannedTrajectory, ...]
     jobs: tuple[PlannedJob, ...]
     """What is missing."""
-    all_jobs: tuple[PlannedJob, ...]
-    """What an empty store would miss."""
+    draft: "Draft" = field(repr=False)
 
     @property
     def num_cells(self) -> int:
@@ -133,7 +132,10 @@ class Plan:
     @cached_property
     def total_cost(self) -> PlanCost:
         """The cost of the whole study in an empty store."""
-        return self._cost(self.all_jobs)
+        if self.num_done == 0 and not any(cell.is_trained for cell in self.cells):
+            return self.cost
+        model = CostModel(self.study, self.device)
+        return self._cost(_Jobs(self.study, self.draft, Inventory(), model).all())
 
     def _cost(self, jobs: Sequence[PlannedJob]) -> PlanCost:
         model = CostModel(self.study, self.device)
@@ -151,11 +153,9 @@ def make_plan(
         device: name of a device card, for the cost; None: `default_device`.
     """
     device = device or default_device(study)
-    draft = _Draft.of(study)
-    cost = CostModel(study, device)
-    all_jobs = _Jobs(study, draft, Inventory(), cost).all()
-    jobs = all_jobs if inventory is None else _Jobs(study, draft, inventory, cost).all()
-    cells, bases = _states(study, draft, inventory or Inventory())
+    stored = inventory or Inventory()
+    draft = Draft.of(study)
+    cells, bases = _states(study, draft, stored)
     return Plan(
         study=study,
         device=device,
@@ -170,13 +170,13 @@ def make_plan(
             )
             for name, trajectory in draft.trajectories.items()
         ),
-        jobs=tuple(jobs),
-        all_jobs=tuple(all_jobs),
+        jobs=tuple(_Jobs(study, draft, stored, CostModel(study, device)).all()),
+        draft=draft,
     )
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
     """Cells and trajectories by fingerprint, with the blocks that ask for them, in file order."""
 
     cells: dict[str, CellSpec] = field(default_factory=dict)
@@ -186,8 +186,8 @@ class _Draft:
     epochs: dict[str, list[int]] = field(default_factory=dict)
 
     @staticmethod
-    def of(study: Study) -> "_Draft":
-        draft = _Draft()
+    def of(study: Study) -> "Draft":
+        draft = Draft()
         for item in iter_cells(study):
             trajectory = item.cell.trajectory
             assert trajectory is not None
@@ -211,13 +211,14 @@ class _Draft:
 class _Jobs:
     """Finds the jobs that an inventory lacks."""
 
-    def __init__(self, study: Study, draft: _Draft, inventory: Inventory, cost: CostModel) -> None:
+    def __init__(self, study: Study, draft: Draft, inventory: Inventory, cost: CostModel) -> None:
         self._study = study
         self._draft = draft
         self._inventory = inventory
         self._cost = cost
         self._prepare = _prepare_jobs(study, draft)
         self._wanted: dict[str, PrepareJob] = {}
+        self._needed: dict[tuple[str, str], frozenset[str]] = {}
 
     def all(self) -> list[PlannedJob]:
         measure = self._measure_jobs()
@@ -243,11 +244,18 @@ class _Jobs:
             is_recorded = longest[name] >= job.keep_epochs[-1]
             if is_recorded and all(cell.fingerprint in stored.cells for cell in job.cells):
                 continue
-            needs = frozenset(
-                self._needs(trajectory.model, part.dataset) for part in trajectory.data.parts
-            )
+            needs = self._needs_of(trajectory)
             found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
         return found
+
+    def _needs_of(self, trajectory: TrajectorySpec) -> frozenset[str]:
+        key = (trajectory.model.fingerprint, trajectory.data.canonical)
+        if key not in self._needed:
+            parts = trajectory.data.parts
+            self._needed[key] = frozenset(
+                self._needs(trajectory.model, part.dataset) for part in parts
+            )
+        return self._needed[key]
 
     def _evaluate_jobs(self) -> list[PlannedJob]:
         """Score base models, and stored cells that lack a score or their drift."""
@@ -263,9 +271,7 @@ class _Jobs:
                 and cell.fingerprint not in stored.drift
             )
             if benchmarks or wants_drift:
-                job = EvaluateJob(
-                    cell=cell, benchmarks=benchmarks, measure_drift=wants_drift
-                )
+                job = EvaluateJob(cell=cell, benchmarks=benchmarks, measure_drift=wants_drift)
                 found.append(PlannedJob(job=job, cost=self._cost.job(job)))
         return found
 
@@ -302,7 +308,7 @@ def missing_benchmarks(
     return tuple(b for b in benchmarks if (name, b.fingerprint) not in inventory.scores)
 
 
-def _prepare_jobs(study: Study, draft: _Draft) -> dict[tuple[str, str], PrepareJob]:
+def _prepare_jobs(study: Study, draft: Draft) -> dict[tuple[str, str], PrepareJob]:
     """One job for each base model and dataset, as large as its largest use in the whole study."""
     pairs = {(t.model.fingerprint, id(t.data)): t for t in draft.trajectories.values()}
     uses: dict[tuple[str, str], tuple[ModelSpec, DataPart]] = {}
@@ -324,13 +330,13 @@ def _prepare_jobs(study: Study, draft: _Draft) -> dict[tuple[str, str], PrepareJ
     }
 
 
-def _base_cells(draft: _Draft) -> list[CellSpec]:
+def _base_cells(draft: Draft) -> list[CellSpec]:
     models = {t.model.fingerprint: t.model for t in draft.trajectories.values()}
     return [CellSpec(model=model, trajectory=None, epoch=0) for model in models.values()]
 
 
 def _states(
-    study: Study, draft: _Draft, inventory: Inventory
+    study: Study, draft: Draft, inventory: Inventory
 ) -> tuple[tuple[PlannedCell, ...], tuple[PlannedCell, ...]]:
     specs = study.benchmark_specs
 
@@ -357,7 +363,7 @@ def _states(
 
 
 def _block_plans(
-    study: Study, draft: _Draft, cells: tuple[PlannedCell, ...]
+    study: Study, draft: Draft, cells: tuple[PlannedCell, ...]
 ) -> tuple[BlockPlan, ...]:
     counts: dict[str, Counter[str]] = {block.name: Counter() for block in study.blocks}
     shared: dict[str, Counter[str]] = {block.name: Counter() for block in study.blocks}

@@ -5,7 +5,6 @@ along, and no fingerprint sees them. Text forms are cached on each object, becau
 models, data and methods between very many trajectories.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +158,10 @@ class ScheduleSpec:
         """Tell whether early steps or any kept epoch depend on how long the run will be."""
         return self.kind == "cosine" or self.cooldown_steps > 0
 
+    @cached_property
+    def canonical(self) -> str:
+        return canonical_json(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectorySpec:
@@ -183,13 +186,12 @@ class TrajectorySpec:
     def fingerprint(self) -> str:
         # Spelled out in sorted key order so that the cached texts of the shared parts are reused;
         # a test proves it equal to canonical_json(self).
-        rest = dataclasses.asdict(self.schedule)
         horizon = "null" if self.horizon_epochs is None else str(self.horizon_epochs)
         text = (
             f'{{"data":{self.data.canonical},"horizon_epochs":{horizon},'
             f'"max_tokens":{self.max_tokens},"method":{self.method.canonical},'
             f'"model":{self.model.canonical},"precision":{canonical_json(self.precision)},'
-            f'"schedule":{canonical_json(rest)},"seed":{self.seed},'
+            f'"schedule":{self.schedule.canonical},"seed":{self.seed},'
             f'"template":{canonical_json(self.template)},"version":{self.version}}}'
         )
         return fingerprint_text(text)
