@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.data.prepared import PreparedRows
 from sft_atlas.study.job import TrainJob
@@ -20,8 +23,6 @@ from sft_atlas.study.spec import (
     Source,
     TrajectorySpec,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCAB_SIZE = 64
 CONSTANT = ScheduleSpec(kind="constant")

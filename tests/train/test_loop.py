@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, get_cosine_schedule_with_warmup
+
 from sft_atlas.data.batches import epoch_order
 from sft_atlas.errors import DivergedError, OutOfMemoryError
 from sft_atlas.model.load import BaseModel, load_base, load_cell
@@ -17,7 +19,6 @@ from sft_atlas.study.job import TrainJob
 from sft_atlas.study.spec import CellSpec, LoraSpec, ModelSpec, Precision
 from sft_atlas.train.loop import Observers, StopRequested, TrainPlacement, train
 from tiny import CONSTANT, COSINE, LORA, build_job, build_rows, save_base
-from transformers import AutoModelForCausalLM, PreTrainedModel, get_cosine_schedule_with_warmup
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from sft_atlas.study.spec import ScheduleSpec
-from sft_atlas.train.schedule import learning_rate_factor
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 from transformers.optimization import get_wsd_schedule
+
+from sft_atlas.study.spec import ScheduleSpec
+from sft_atlas.train.schedule import learning_rate_factor
 
 
 def reference(build: object, **steps: int) -> list[float]:
