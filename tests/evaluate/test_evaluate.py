@@ -254,7 +254,7 @@ def test_a_published_score_is_not_made_again(
     assert evaluate(store, benchmark, model, tokenizer)[0] == first
 
 
-def test_evaluation_changes_neither_weights_nor_random_numbers(
+def test_evaluation_disturbs_no_training_around_it(
     store: Store,
     write_benchmark: WriteBenchmark,
     model: PreTrainedModel,
@@ -267,6 +267,9 @@ def test_evaluation_changes_neither_weights_nor_random_numbers(
     evaluate(store, spec(write_benchmark(rows, **GENERATE)), model, tokenizer)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    ids = torch.tensor([[5, 6, 7]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_too_little_memory_leads_to_smaller_batches_and_then_to_an_error() -> None:

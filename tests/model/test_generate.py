@@ -16,6 +16,7 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from sft_atlas.errors import DataError
+from sft_atlas.model import generate
 from sft_atlas.model.generate import greedy_completions
 
 SHAPE = {
@@ -100,8 +101,17 @@ def test_batches_and_dropped_rows_change_no_token(
     alone = [
         greedy_completions(model, [prompt], max_new_tokens=20, eos_ids=eos)[0] for prompt in prompts
     ]
-    small = greedy_completions(model, prompts, max_new_tokens=20, eos_ids=eos, batch_tokens=100)
+    small = greedy_completions(model, prompts, max_new_tokens=20, eos_ids=eos, cache_tokens=100)
     assert together == alone == small
+
+
+def test_prompts_that_are_read_in_groups_give_the_same_tokens(
+    model: PreTrainedModel, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [*prompts, [1], [2]]
+    together = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS)
+    monkeypatch.setitem(generate.BATCH_TOKENS, "cpu", 20)
+    assert greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS) == together
 
 
 def test_a_stop_text_ends_a_row_and_no_other(prompts: list[list[int]]) -> None:
@@ -134,7 +144,7 @@ def test_a_stop_text_is_asked_about_with_the_number_of_its_prompt(
         max_new_tokens=12,
         eos_ids=NO_EOS,
         is_stopped=lambda i, _: i % 2 == 0,
-        batch_tokens=150,
+        cache_tokens=150,
     )
     assert [c.finish for c in completions] == ["stop", "length"] * 12
 

@@ -108,7 +108,7 @@ def answer_questions(
         max_new_tokens=definition.max_new_tokens,
         eos_ids=end_ids(model, tokenizer),
         is_stopped=is_stopped if definition.stop else None,
-        batch_tokens=batch_tokens,
+        cache_tokens=batch_tokens,
     )
     return [
         _judge_text(definition, request, completion, read(i, completion.ids))

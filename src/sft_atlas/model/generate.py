@@ -3,24 +3,32 @@
 In: prompts as token ids. Out: the new ids and why each ended. Prompts of one batch are padded on
 the left so that their last tokens stand together; attention mask and positions hide the padding.
 The cache is transformers' `DynamicCache` built from the model's configuration: it knows sliding
-and mixed layers, and rows can be dropped from it, which is done when half of a batch has ended.
+and mixed layers, and rows that have ended can be dropped from it. Prompts are read in small groups
+of like length, whose caches are then joined: a small model reads 200 prompts in 60 % of the time.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, NamedTuple, final
+from typing import Any, Final, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sft_atlas.errors import DataError
-from sft_atlas.model.score import logits_at
+from sft_atlas.model.score import BATCH_TOKENS, logits_at
 
-BATCH_TOKENS: Final = 32_768
+CACHE_TOKENS: Final = 32_768
 """Cached positions of one batch, padding and new tokens included, unless told otherwise."""
 
 _STOP_EVERY = 4
 """Steps between looks for stop texts: decoding to text costs more than a step of a small model."""
+
+_KEPT_FRACTION = 0.75
+"""Ended rows are dropped once at most this part goes on: dropping costs about a fifth of a step."""
+
+_PADDABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 Finish = Literal["eos", "stop", "length", "not-finite"]
 IsStopped = Callable[[int, Sequence[int]], bool]
@@ -43,7 +51,7 @@ def greedy_completions(
     max_new_tokens: int,
     eos_ids: frozenset[int],
     is_stopped: IsStopped | None = None,
-    batch_tokens: int | None = None,
+    cache_tokens: int | None = None,
 ) -> list[Completion]:
     """Decode greedily, equal to `generate(do_sample=False)` of transformers on each prompt alone.
 
@@ -55,20 +63,20 @@ def greedy_completions(
         if not prompt:
             raise DataError(f"prompt {i}: has no token; expected at least one.")
     completions: dict[int, Completion] = {}
-    for batch in _iter_batches(prompts, max_new_tokens, batch_tokens or BATCH_TOKENS):
+    for batch in _iter_batches(prompts, max_new_tokens, cache_tokens or CACHE_TOKENS):
         decoding = _Decoding(model, [prompts[i] for i in batch], eos_ids)
-        with torch.no_grad():
+        with torch.inference_mode():
             done = decoding.run(max_new_tokens, _of_batch(is_stopped, batch))
         completions |= dict(zip(batch, done, strict=True))
     return [completions[i] for i in range(len(prompts))]
 
 
 def _iter_batches(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, cache_tokens: int
 ) -> Iterator[list[int]]:
     batch: list[int] = []
     for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i)):
-        if batch and (len(batch) + 1) * (len(prompts[batch[0]]) + max_new_tokens) > batch_tokens:
+        if batch and (len(batch) + 1) * (len(prompts[batch[0]]) + max_new_tokens) > cache_tokens:
             yield batch
             batch = []
         batch.append(i)
@@ -100,51 +108,89 @@ class _Decoding:
             [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
         )
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
-        self._cache = DynamicCache(config=model.config)
+        self._cache: Any = None
         self._rows = list(range(len(prompts)))
         """Prompt of each row of the cache; an ended one stays until the next drop."""
         self._new: list[list[int]] = [[] for _ in prompts]
         self._finish: list[Finish | None] = [None] * len(prompts)
 
     def run(self, max_new_tokens: int, is_stopped: IsStopped | None) -> list[Completion]:
-        for step in range(1, max_new_tokens + 1):
-            self._step()
-            if is_stopped is not None and step % _STOP_EVERY == 0:
-                self._look_for_stops(is_stopped)
+        self._take(self._read_prompts())
+        for step in range(2, max_new_tokens + 1):
             if all(finish is not None for finish in self._finish):
                 break
-            if step < max_new_tokens:
-                self._drop_ended()
+            self._drop_ended()
+            self._take(self._forward(self._inputs, self._mask, self._positions, self._cache))
+            if is_stopped is not None and step % _STOP_EVERY == 0:
+                self._look_for_stops(is_stopped)
         if is_stopped is not None:
             self._look_for_stops(is_stopped)
         ends = zip(self._new, self._finish, strict=True)
         return [Completion(tuple(ids), finish or "length") for ids, finish in ends]
 
-    def _step(self) -> None:
-        rows = torch.arange(len(self._rows), device=self._inputs.device)
-        logits = logits_at(
+    def _read_prompts(self) -> Tensor:
+        """Fill the cache and return the last logits; rows of like length are read together."""
+        chunks = self._split_rows()
+        caches = [DynamicCache(config=self._model.config) for _ in chunks]
+        logits = []
+        for rows, cache in zip(chunks, caches, strict=True):
+            mask = self._mask[rows]
+            used = slice(-int(mask.sum(dim=1).max()), None)
+            inputs, positions = self._inputs[rows, used], self._positions[rows, used]
+            logits.append(self._forward(inputs, mask[:, used], positions, cache))
+        self._cache = caches[0] if len(caches) == 1 else self._join(caches)
+        return torch.cat(logits)
+
+    def _join(self, caches: Sequence[Any]) -> Any:
+        """Return one cache of all rows, as wide as the mask."""
+        width = self._mask.shape[1]
+        joined = DynamicCache(config=self._model.config)
+        for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+            keys = torch.cat([_pad_left(layer.keys, width) for layer in layers])
+            values = torch.cat([_pad_left(layer.values, width) for layer in layers])
+            joined.update(keys, values, index)
+        return joined
+
+    def _split_rows(self) -> list[slice]:
+        # A cache of another kind (a recurrent state) cannot be padded: its rows stay together.
+        layers = DynamicCache(config=self._model.config).layers
+        if not layers or any(type(layer) not in _PADDABLE for layer in layers):
+            return [slice(None)]
+        room = BATCH_TOKENS.get(self._inputs.device.type, BATCH_TOKENS["cuda"])
+        lengths = self._mask.sum(dim=1).tolist()
+        chunks, begin = [], 0
+        while begin < len(lengths):
+            end = begin + max(room // lengths[begin], 1)
+            chunks.append(slice(begin, min(end, len(lengths))))
+            begin = end
+        return chunks
+
+    def _forward(self, inputs: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Return the logits (rows, vocab) that follow the inputs (rows, seq)."""
+        rows = torch.arange(len(inputs), device=inputs.device)
+        return logits_at(
             self._model,
             rows,
-            torch.full_like(rows, self._inputs.shape[1] - 1),
-            input_ids=self._inputs,
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            past_key_values=self._cache,
+            torch.full_like(rows, inputs.shape[1] - 1),
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
             use_cache=True,
         )
+
+    def _take(self, logits: Tensor) -> None:
+        """Add each row's most likely token and make it the next input."""
         values, ids = logits.max(dim=1)
         for prompt, token, value in zip(self._rows, ids.tolist(), values.tolist(), strict=True):
             if self._finish[prompt] is not None:
                 continue
-            if not abs(value) < float("inf"):
+            if not math.isfinite(value):
                 self._finish[prompt] = "not-finite"
             elif token in self._eos_ids:
                 self._finish[prompt] = "eos"
             else:
                 self._new[prompt].append(token)
-        self._advance(ids)
-
-    def _advance(self, ids: Tensor) -> None:
         self._inputs = ids[:, None]
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
         self._positions = self._positions[:, -1:] + 1
@@ -156,10 +202,15 @@ class _Decoding:
 
     def _drop_ended(self) -> None:
         going = [row for row, prompt in enumerate(self._rows) if self._finish[prompt] is None]
-        if 2 * len(going) > len(self._rows):
+        if len(going) > _KEPT_FRACTION * len(self._rows):
             return
         index = torch.tensor(going, device=self._inputs.device)
         self._cache.batch_select_indices(index)
         self._inputs, self._mask = self._inputs[index], self._mask[index]
         self._positions = self._positions[index]
         self._rows = [self._rows[row] for row in going]
+
+
+def _pad_left(states: Tensor, width: int) -> Tensor:
+    """Pad keys or values (rows, heads, positions, size) with positions that the mask hides."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[2], 0))

@@ -202,7 +202,7 @@ def _score_batch(
             targets.extend(ids[start:])
             ends.append(len(targets))
     device = model.device
-    with torch.no_grad():
+    with torch.inference_mode():
         logits = logits_at(
             model,
             torch.tensor(rows, device=device),
