@@ -230,6 +230,7 @@ def inspect(study: Path, *, dataset: str, model: str, num_examples: int = 3) -> 
         template=loaded.template,
         max_tokens=loaded.max_tokens,
         num_examples=num_examples,
+        subset_seed=loaded.subset_seed,
     )
 
 
@@ -261,7 +262,7 @@ def report(study: Path, *, store: Path = DEFAULT_STORE, output: Path | None = No
     from sft_atlas.report.html import ReportMeta, write_report
 
     loaded = load_study(study)
-    is_miniature = all(model.spec.name.startswith("mini-") for model in loaded.models)
+    is_miniature = any(_is_bundled(model.spec.source) for model in loaded.models)
     meta = ReportMeta(
         study=loaded.name,
         description=loaded.about,
@@ -349,6 +350,10 @@ def _provenance(study: Study, store: Path) -> list[tuple[str, str]]:
         (name, metadata.version(name)) for name in ("sft-atlas", "torch", "transformers", "numpy")
     ]
     return [*versions, ("store", str(store)), *models, *datasets]
+
+
+def _is_bundled(source: Source) -> bool:
+    return source.path is not None and Path(__file__).parent in source.path.parents
 
 
 def _source_text(source: Source) -> str:

@@ -54,7 +54,6 @@ def examine(store: Path) -> list[Check]:
         *(_library(name, use) for name, use in _LIBRARIES.items()),
         _disk(store),
         _offline(),
-        _program("bwrap", "running model-written code (HumanEval, MBPP)", "install bubblewrap"),
     ]
 
 
@@ -133,9 +132,3 @@ def _offline() -> Check:
         fix="unset HF_HUB_OFFLINE" if is_offline else "",
     )
 
-
-def _program(name: str, use: str, fix: str) -> Check:
-    path = shutil.which(name)
-    if path:
-        return Check(name=name, status="ok", found=path, needed_for=use)
-    return Check(name=name, status="missing", found="not found", needed_for=use, fix=fix)

@@ -218,7 +218,8 @@ def inspection_page(found: "Inspection") -> RenderableType:
 
 def cell_page(view: "CellView") -> RenderableType:
     """Show one cell: spec, loss curve, scores with intervals, drift, provenance, files."""
-    parts: list[RenderableType] = [Text(f"cell {view.cell}", "bold")]
+    name = view.provenance.get("cell", "base model")
+    parts: list[RenderableType] = [Text(f"cell {view.cell}: {name}", "bold")]
     facts = _table("what", "value")
     for name, value in _flatten(view.spec | {"result": view.result, "training": view.training}):
         facts.add_row(name, str(value))
@@ -299,7 +300,7 @@ def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for number, item in enumerate(value):
             yield from _flatten(item, f"{path}[{number}]")
-    elif value not in (None, [], ""):
+    elif value not in (None, [], "", False):
         yield path, value
 
 

@@ -44,10 +44,10 @@ class RunView:
             self._print_line(event, task)
 
     def seconds_left(self) -> float | None:
-        """Estimate from the cost that is done; None before there is anything to go by."""
+        """Estimate from the cost that is done; None until a twentieth of it is, and little to go by."""
         total = sum(task.cost for task in self.tasks.values())
         done = sum(self.tasks[job].cost * share for job, share in self.fractions.items())
-        if done <= 0 or total <= 0:
+        if done <= total / 20:
             return None
         return (time.monotonic() - self.started) * (total - done) / done
 

@@ -61,7 +61,7 @@ def view_cell(store: Store, prefix: str) -> CellView:
             scores=scores,
             drift=[],
         )
-    outcome, curve = _training(store, record.provenance.get("trajectory"), record.result["epoch"])
+    outcome, curve = _training(store, record.result["trajectory"], record.result["epoch"])
     return CellView(
         cell=key,
         folder=store.layout.cell(key),
@@ -112,16 +112,16 @@ def _score(store: Store, cell: str, benchmark: str) -> dict[str, Any]:
 
 
 def _training(
-    store: Store, trajectory: str | None, epoch: int
+    store: Store, trajectory: str, epoch: int
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    folder = longest_outcome(store, trajectory) if trajectory else None
+    folder = longest_outcome(store, trajectory)
     if folder is None:
         return {}, []
     record = store.read(folder)
     metrics = pq.read_table(store.artifact(folder, "metrics.parquet")).to_pylist()
     steps = [row for row in metrics if row["epoch"] <= epoch]
     stride = max(1, math.ceil(len(steps) / MAX_CURVE_POINTS))
-    return record.result | {"trajectory": trajectory}, steps[::stride]
+    return record.result, steps[::stride]
 
 
 def _drift(store: Store, key: str) -> list[dict[str, Any]]:

@@ -87,7 +87,8 @@ def cells_table(store: Store, grid: Grid) -> pd.DataFrame:
         for key, cell in specs.items()
     ]
     columns = ["cell", *LABELS, "state", "is_trained", "failure_kind", "failure_message"]
-    return pd.DataFrame(rows, columns=columns).astype({"horizon_epochs": "Int64"})
+    whole = ["samples", "num_samples", "horizon_epochs", "epoch", "seed"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(whole, "Int64"))
 
 
 def scores_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:

@@ -106,6 +106,7 @@ def publish_cell(
         return {
             "weights": "model" if lora is None else "adapter",
             "precision": trajectory.precision if lora is None else "float32",
+            "trajectory": trajectory.fingerprint,
             "epoch": cell.epoch,
             "step": step,
             "num_trained_weights": sum(trained),
@@ -117,7 +118,7 @@ def publish_cell(
         schema="cell/1",
         spec=payload(cell),
         fill=fill,
-        provenance=lambda: training_provenance(base, started),
+        provenance=lambda: {"cell": cell.description, **training_provenance(base, started)},
     )
 
 
