@@ -101,7 +101,9 @@ def difference(stored: object, wished: object, path: str = "") -> list[str]:
     if isinstance(stored, list) and isinstance(wished, list) and len(stored) == len(wished):
         pairs = enumerate(zip(stored, wished, strict=True))
         return [line for i, (a, b) in pairs for line in difference(a, b, f"{path}[{i}]")]
-    return [] if stored == wished else [f"{path or 'value'} {stored!r} -> {wished!r}"]
+    # Python calls 1, 1.0 and True equal; their fingerprints are not.
+    is_same = canonical_json(stored) == canonical_json(wished)
+    return [] if is_same else [f"{path or 'value'} {stored!r} -> {wished!r}"]
 
 
 def _canonical_object(fields: dict[str, Any], where: str) -> str:

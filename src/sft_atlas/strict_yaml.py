@@ -240,7 +240,7 @@ def _fault(
         message = details["msg"].removeprefix("Value error, ").rstrip(".")
         got = "" if kind == "value_error" else f", got {_shown(details['input'])}"
         wanted = f"; expected {expected}" if expected else ""
-        text = f"{place}: {message[:1].lower()}{message[1:]}{got}{wanted}."
+        text = f"{place}: {_clause(message)}{got}{wanted}."
     return _Fault(lines.line(*path), place, text)
 
 
@@ -260,7 +260,7 @@ def _walk(
         path = (*path, key)
         if holders:
             field = holders[0].model_fields[str(key)]
-            description = (field.description or "").split("\n")[0].rstrip(".")
+            description = _clause((field.description or "").split("\n")[0])
             models = list(_models_in(field.annotation)) or ([] if not is_last else models)
     return path, models, description
 
@@ -270,6 +270,13 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models_in(inner)
+
+
+def _clause(sentence: str) -> str:
+    """Return a sentence as a part of another: no full stop, no capital unless it is a name's."""
+    first, _, rest = sentence.rstrip(".").partition(" ")
+    first = first.lower() if first[1:].islower() else first
+    return f"{first} {rest}" if rest else first
 
 
 def _place(path: Sequence[Key]) -> str:
