@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from sft_atlas.errors import CatalogError
 from sft_atlas.miniature import bases, instruct
 from sft_atlas.miniature.recipe import RECIPES
 
@@ -40,12 +41,12 @@ def build(
     """Write models, datasets and benchmarks under `out` and return the files, in order.
 
     A base takes about ten minutes on one core, all data a second. `num_steps` shortens pretraining
-    for a trial. Raises `LookupError` for an unknown name.
+    for a trial. Raises `CatalogError` for an unknown name.
     """
     unknown = sorted(set(only or ()) - set(names()))
     if unknown:
         known = ", ".join(sorted(names()))
-        raise LookupError(f"miniature: {unknown[0]!r} does not exist; expected one of {known}.")
+        raise CatalogError(f"miniature: {unknown[0]!r} does not exist; expected one of {known}.")
 
     def is_wanted(name: str) -> bool:
         return only is None or name in only

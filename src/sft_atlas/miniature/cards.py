@@ -6,7 +6,7 @@ with this rendering, so that a card cannot differ from what it describes.
 
 Token counts are means over all rows, in the study's template: a sample with its end-of-sequence
 token, a benchmark's prompt up to and including `###Answer:`, a generated answer with its
-end-of-sequence token, or one option of a choice question.
+end-of-sequence token, or one option of a choice question; `choices` is the largest number of them.
 """
 
 import json
@@ -61,6 +61,8 @@ def _card_of_model(spec: recipe.BaseRecipe) -> Mapping[str, object]:
         "num_heads": recipe.NUM_HEADS,
         "num_kv_heads": spec.num_kv_heads,
         "vocab_size": recipe.VOCAB_SIZE,
+        "head_dim": recipe.HEAD_DIM,
+        "tied_embeddings": True,
         "note": spec.note,
     }
 
@@ -91,6 +93,11 @@ def _card_of_dataset(spec: instruct.InstructionSet) -> Mapping[str, object]:
 def _card_of_benchmark(spec: instruct.Benchmark) -> Mapping[str, object]:
     items = instruct.draw_benchmark(spec)
     is_choice = spec.kind == "choice"
+    scoring = (
+        {"choices": max(len(item.choices) for item in items)}
+        if is_choice
+        else {"max_new_tokens": instruct.MAX_NEW_TOKENS}
+    )
     answers = [text for item in items for text in _answers_of(item)]
     return {
         "source": {"asset": f"{SOURCE}/benchmarks/{spec.name}.yaml"},
@@ -100,6 +107,7 @@ def _card_of_benchmark(spec: instruct.Benchmark) -> Mapping[str, object]:
         "shots": 0,
         "prompt_tokens": round(mean_words(item.question for item in items) + TEMPLATE_TOKENS, 2),
         "answer_tokens": round(mean_words(answers) + (0 if is_choice else 1), 2),
+        **scoring,
         "skill": spec.skill,
         "language": spec.language,
         "license": instruct.LICENCE,

@@ -13,6 +13,8 @@ from typing import final
 from sft_atlas.miniature import tasks, world
 
 LICENCE = "Apache-2.0"
+MAX_NEW_TOKENS = 20
+"""Twice the longest answer."""
 
 
 @final
@@ -204,7 +206,7 @@ def define_benchmark(spec: Benchmark) -> Mapping[str, object]:
         scoring = {
             "answer": "{answer}",
             "metric": "exact_match",
-            "max_new_tokens": 20,
+            "max_new_tokens": MAX_NEW_TOKENS,
             "stop": ["\n"],
         }
     return {

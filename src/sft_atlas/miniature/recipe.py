@@ -11,6 +11,7 @@ from typing import final
 
 VOCAB_SIZE = 512
 NUM_HEADS = 4
+HEAD_DIM = 16
 MAX_TOKENS = 512
 """Positions that a model accepts; it was trained on windows of 128."""
 
