@@ -23,7 +23,7 @@ SHAPE = {
     "vocab_size": 40,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
@@ -51,7 +51,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture
 def prompts() -> list[list[int]]:
     rng = random.Random(0)
-    return [[rng.randrange(40) for _ in range(rng.randint(1, 18))] for _ in range(24)]
+    return [[rng.randrange(40) for _ in range(rng.randint(1, 18))] for _ in range(12)]
 
 
 def reference(
@@ -73,20 +73,20 @@ def reference(
 def test_decoding_equals_transformers_token_for_token(
     model: PreTrainedModel, prompts: list[list[int]]
 ) -> None:
-    completions = greedy_completions(model, prompts, max_new_tokens=16, eos_ids=NO_EOS)
+    completions = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS)
     for prompt, completion in zip(prompts, completions, strict=True):
-        assert list(completion.ids) == reference(model, prompt, None, 16)
+        assert list(completion.ids) == reference(model, prompt, None, 12)
         assert completion.finish == "length"
 
 
 def test_decoding_ends_at_any_end_of_sequence_token(
     model: PreTrainedModel, prompts: list[list[int]]
 ) -> None:
-    free = greedy_completions(model, prompts, max_new_tokens=16, eos_ids=NO_EOS)
+    free = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS)
     eos = [free[0].ids[3], free[5].ids[8]]
-    completions = greedy_completions(model, prompts, max_new_tokens=16, eos_ids=frozenset(eos))
+    completions = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=frozenset(eos))
     for prompt, completion in zip(prompts, completions, strict=True):
-        expected = reference(model, prompt, eos, 16)
+        expected = reference(model, prompt, eos, 12)
         has_ended = expected[-1] in eos
         assert list(completion.ids) == (expected[:-1] if has_ended else expected)
         assert completion.finish == ("eos" if has_ended else "length")
@@ -97,11 +97,11 @@ def test_batches_and_dropped_rows_change_no_token(
     model: PreTrainedModel, prompts: list[list[int]]
 ) -> None:
     eos = frozenset({0, 9, 18, 27})
-    together = greedy_completions(model, prompts, max_new_tokens=20, eos_ids=eos)
+    together = greedy_completions(model, prompts, max_new_tokens=14, eos_ids=eos)
     alone = [
-        greedy_completions(model, [prompt], max_new_tokens=20, eos_ids=eos)[0] for prompt in prompts
+        greedy_completions(model, [prompt], max_new_tokens=14, eos_ids=eos)[0] for prompt in prompts
     ]
-    small = greedy_completions(model, prompts, max_new_tokens=20, eos_ids=eos, cache_tokens=100)
+    small = greedy_completions(model, prompts, max_new_tokens=14, eos_ids=eos, cache_tokens=100)
     assert together == alone == small
 
 
@@ -117,12 +117,12 @@ def test_prompts_that_are_read_in_groups_give_the_same_tokens(
 def test_a_stop_text_ends_a_row_and_no_other(prompts: list[list[int]]) -> None:
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).eval()
-    free = greedy_completions(model, prompts, max_new_tokens=16, eos_ids=NO_EOS)
+    free = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS)
     stop = free[0].ids[2]
     stopped = greedy_completions(
         model,
         prompts,
-        max_new_tokens=16,
+        max_new_tokens=12,
         eos_ids=NO_EOS,
         is_stopped=lambda _, ids: stop in ids,
     )
@@ -146,7 +146,7 @@ def test_a_stop_text_is_asked_about_with_the_number_of_its_prompt(
         is_stopped=lambda i, _: i % 2 == 0,
         cache_tokens=150,
     )
-    assert [c.finish for c in completions] == ["stop", "length"] * 12
+    assert [c.finish for c in completions] == ["stop", "length"] * 6
 
 
 def test_logits_that_are_not_finite_end_a_row_with_that_reason() -> None:
