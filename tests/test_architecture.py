@@ -1,4 +1,6 @@
-"""Keep the structure that docs/concepts.md draws: layers, no cycles, torch-free planning, small parts."""
+"""Keep the structure that docs/concepts.md draws: layers, no cycles, torch-free planning, small
+parts.
+"""
 
 import ast
 import subprocess

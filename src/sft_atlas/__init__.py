@@ -1,7 +1,7 @@
 """Run controlled studies of supervised fine-tuning: plan, train, evaluate, measure, answer.
 
-The verbs of the command line as functions: `sft_atlas.plan("study.yaml")`, `sft_atlas.table(...)`. They are
-looked up when first used, so that importing the package costs nothing.
+The verbs of the command line as functions: `sft_atlas.plan("study.yaml")`, `sft_atlas.table(...)`.
+They are looked up when first used, so that importing the package costs nothing.
 """
 
 from typing import TYPE_CHECKING, Any

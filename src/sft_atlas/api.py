@@ -1,7 +1,8 @@
 """Offer the verbs of the command line as typed functions that return plain data.
 
-Each verb reads the study file, asks the store, and does its work; nothing is kept in between. The verbs that
-need torch (`run` in its workers, `inspect`) import it when they are called, so that planning and tables do not.
+Each verb reads the study file, asks the store, and does its work; nothing is kept in between. The
+verbs that need torch (`run` in its workers, `inspect`) import it when they are called, so that
+planning and tables do not.
 """
 
 import json
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 DEFAULT_STORE: Final = Path("store")
 
 _MINIATURE_NOTICE: Final = (
-    "Models and tasks of this study are synthetic and very small: the miniature world. Learning in it is real, "
-    "but its figures say nothing about large models."
+    "Models and tasks of this study are synthetic and very small: the miniature world. Learning in "
+    "it is real, but its figures say nothing about large models."
 )
 
 Listener = Callable[[Event], None]
@@ -111,7 +112,9 @@ class Status:
 
 
 def load_study(path: Path) -> Study:
-    """Read a study file; the malformed rows of `quarantine` datasets are counted, as identity needs."""
+    """Read a study file; the malformed rows of `quarantine` datasets are counted, as identity
+    needs.
+    """
     return loader.load_study(path, count_quarantined=count_quarantined)
 
 
@@ -124,7 +127,9 @@ def plan(study: Path, *, store: Path | None = None, device: str | None = None) -
     loaded = load_study(study)
     if store is None:
         default = DEFAULT_STORE if (DEFAULT_STORE / "store.json").is_file() else None
-        return make_plan(loaded, read_inventory(open_store(default)) if default else None, device=device)
+        return make_plan(
+            loaded, read_inventory(open_store(default)) if default else None, device=device
+        )
     planned = make_plan(loaded, read_inventory(open_store(store)), device=device)
     _refuse_full_disk(planned, store)
     return planned
@@ -220,7 +225,9 @@ def status(study: Path, *, store: Path = DEFAULT_STORE) -> Status:
 
 
 def inspect(study: Path, *, dataset: str, model: str, num_examples: int = 3) -> "Inspection":
-    """Show what a model is taught by a dataset: decoded examples, what is supervised, what is dropped."""
+    """Show what a model is taught by a dataset: decoded examples, what is supervised, what is
+    dropped.
+    """
     from sft_atlas.data.inspect import inspect_dataset
 
     loaded = load_study(study)
@@ -235,7 +242,9 @@ def inspect(study: Path, *, dataset: str, model: str, num_examples: int = 3) -> 
 
 
 def table(study: Path, *, store: Path = DEFAULT_STORE) -> "pd.DataFrame":
-    """Return one row per cell and benchmark: labels, score, gain over the base, and why one is missing."""
+    """Return one row per cell and benchmark: labels, score, gain over the base, and why one is
+    missing.
+    """
     from sft_atlas.store.tables import cells_table, scores_table
 
     opened = open_store(store)
@@ -313,7 +322,7 @@ def _grid(planned: Plan) -> "Grid":
     return Grid(
         cells=[("", item.cell) for item in planned.bases] + cells,
         benchmarks=planned.study.benchmark_specs,
-        measures=[p.job for p in planned.all_jobs if isinstance(p.job, MeasureJob)],
+        measures=[p.job for p in planned.jobs if isinstance(p.job, MeasureJob)],
     )
 
 

@@ -12,8 +12,9 @@
         ├── OutOfMemoryError          the device has too little memory
         └── CanaryError               the adapter changes nothing
 
-Every message reads `where: what is wrong; what was expected. How to fix.` Command-line verbs print an
-`Error` without a traceback and exit with 2; inside a worker it is recorded and the next job runs.
+Every message reads `where: what is wrong; what was expected. How to fix.` Command-line verbs print
+an `Error` without a traceback and exit with 2; inside a worker it is recorded and the next job
+runs.
 """
 
 from pathlib import Path

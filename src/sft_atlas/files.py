@@ -1,7 +1,7 @@
 """Write files so that a reader sees all of one or nothing, whenever the power goes.
 
-Write aside, fsync, rename, fsync the folder. The aside name is unique, so what a killed writer left behind
-never blocks the next one; `store` sweeps it.
+Write aside, fsync, rename, fsync the folder. The aside name is unique, so what a killed writer left
+behind never blocks the next one; `store` sweeps it.
 """
 
 import hashlib

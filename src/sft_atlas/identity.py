@@ -1,8 +1,9 @@
 """Give every wish one name: canonical JSON, its fingerprint, and the difference of two.
 
-A frozen dataclass is hashed by its fields; a field declared with `unhashed()` (a name, a path, a placement) is
-left out, so renaming or moving something never forks a result. What has no canonical form is refused: a
-permissive `str(value)` would give two runs of the same wish two names, or two wishes one.
+A frozen dataclass is hashed by its fields; a field declared with `unhashed()` (a name, a path, a
+placement) is left out, so renaming or moving something never forks a result. What has no canonical
+form is refused: a permissive `str(value)` would give two runs of the same wish two names, or two
+wishes one.
 """
 
 import dataclasses
@@ -111,7 +112,6 @@ def _canonical_object(fields: dict[str, Any], where: str) -> str:
         if not isinstance(key, str):
             raise IdentityError(f"{where}: key {key!r} is not a string; name it with a string.")
     members = (
-        f"{_encode(key)}:{canonical_json(fields[key], f'{where}.{key}')}"
-        for key in sorted(fields)
+        f"{_encode(key)}:{canonical_json(fields[key], f'{where}.{key}')}" for key in sorted(fields)
     )
     return f"{{{','.join(members)}}}"

@@ -1,6 +1,7 @@
 """Say what this machine can do, and what is missing for what.
 
-Heavy libraries are asked in a child process, so that a broken one is a line of the answer and not its end.
+Heavy libraries are asked in a child process, so that a broken one is a line of the answer and not
+its end.
 """
 
 import importlib.metadata
@@ -18,7 +19,7 @@ import json, torch
 cuda = torch.cuda.is_available()
 print(json.dumps({
     "version": torch.__version__,
-    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count() * cuda)],
     "bf16": bool(cuda and torch.cuda.is_bf16_supported()),
     "cpu": torch.backends.cpu.get_cpu_capability(),
 }))
@@ -65,7 +66,10 @@ def _python() -> Check:
 def _cores() -> Check:
     cores = len(os.sched_getaffinity(0))
     return Check(
-        name="cores", status="ok", found=f"{cores} usable", needed_for="one worker each without a GPU"
+        name="cores",
+        status="ok",
+        found=f"{cores} usable",
+        needed_for="one worker each without a GPU",
     )
 
 
@@ -131,4 +135,3 @@ def _offline() -> Check:
         needed_for="models and datasets by hub id; not for local folders or the miniature world",
         fix="unset HF_HUB_OFFLINE" if is_offline else "",
     )
-

@@ -238,8 +238,9 @@ def _fault(
         text = f"{place} is missing; expected {expected}."
     else:
         message = details["msg"].removeprefix("Value error, ").rstrip(".")
-        got = "" if kind == "value_error" else f", got {_shown(details['input'])}"
-        wanted = f"; expected {expected}" if expected else ""
+        says_all = kind == "value_error"
+        got = "" if says_all else f", got {_shown(details['input'])}"
+        wanted = f"; expected {expected}" if expected and not says_all else ""
         text = f"{place}: {_clause(message)}{got}{wanted}."
     return _Fault(lines.line(*path), place, text)
 

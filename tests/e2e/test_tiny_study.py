@@ -1,4 +1,6 @@
-"""A study file goes in; models, scores, a table and a report come out, whoever is killed on the way."""
+"""A study file goes in; models, scores, a table and a report come out, whoever is killed on the
+way.
+"""
 
 import json
 import os
@@ -112,14 +114,18 @@ def test_running_again_does_nothing(undisturbed: tuple[Path, Path]) -> None:
     assert digests(store) == before
 
 
-def test_a_longer_study_shares_what_is_there(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_longer_study_shares_what_is_there(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     _, store = undisturbed
     longer = tmp_path / "longer.yaml"
     longer.write_text(STUDY.replace("epochs: 3, keep: [1, 3]", "epochs: 4, keep: [1, 3]"))
     assert not [job for job in sft_atlas.plan(longer, store=store).jobs if job.job.kind == "train"]
 
 
-def test_killed_ten_times_equals_undisturbed(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_killed_ten_times_equals_undisturbed(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     study, reference = undisturbed
     store = tmp_path / "store"
     moments = random.Random(20261121)
@@ -193,7 +199,9 @@ def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> 
 
 def test_an_interrupt_stops_cleanly_and_the_next_run_goes_on(study: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    run = subprocess.Popen(command("run", study, "--store", store), stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command("run", study, "--store", store), stderr=subprocess.PIPE, text=True
+    )
     while not list((store / "trajectories").glob("*/*/record.json")):
         assert run.poll() is None, "the run ended before it could be interrupted"
         time.sleep(0.05)
@@ -219,7 +227,9 @@ def test_damage_is_found_and_made_anew(undisturbed: tuple[Path, Path], tmp_path:
     assert digests(store) == digests(reference)
 
 
-def test_every_page_of_the_command_line_prints(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_page_of_the_command_line_prints(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
     study, store = undisturbed
     cell = sft_atlas.table(study, store=store)["cell"].iloc[-1]
     words = [

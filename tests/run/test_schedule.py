@@ -23,7 +23,9 @@ def prepare(name: str, dataset: str = "d", cost: float = 1.0) -> Task:
     return Task(job=job, cost=cost)
 
 
-def measure(name: str, dataset: str = "d", cost: float = 1.0, needs: frozenset[str] = frozenset()) -> Task:
+def measure(
+    name: str, dataset: str = "d", cost: float = 1.0, needs: frozenset[str] = frozenset()
+) -> Task:
     job = MeasureJob(
         model=model(name),
         dataset=DatasetSpec(name=dataset, source=Source(sha256=dataset)),
@@ -35,7 +37,9 @@ def measure(name: str, dataset: str = "d", cost: float = 1.0, needs: frozenset[s
     return Task(job=job, cost=cost, needs=needs)
 
 
-def pick(tasks: list[Task], in_memory: str | None = None, busy: set[str] | None = None) -> Task | None:
+def pick(
+    tasks: list[Task], in_memory: str | None = None, busy: set[str] | None = None
+) -> Task | None:
     return choose(tasks, done=set(), in_memory=in_memory, busy_models=busy or set())
 
 

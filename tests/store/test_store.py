@@ -62,9 +62,7 @@ def test_a_failing_writer_leaves_nothing(store: Store) -> None:
         raise RuntimeError("no space")
 
     with pytest.raises(RuntimeError, match="no space"):
-        store.publish(
-            store.layout.cell("a"), schema="cell/1", spec={}, fill=fill, provenance=dict
-        )
+        store.publish(store.layout.cell("a"), schema="cell/1", spec={}, fill=fill, provenance=dict)
     assert not store.has(store.layout.cell("a"))
     assert not list(store.layout.temporary.iterdir())
 
@@ -131,7 +129,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize(("when", "is_there"), [("before", False), ("late", False), ("after", True)])
+@pytest.mark.parametrize(
+    ("when", "is_there"), [("before", False), ("late", False), ("after", True)]
+)
 def test_a_killed_writer_leaves_a_whole_result_or_none(
     store: Store, when: str, is_there: bool
 ) -> None:

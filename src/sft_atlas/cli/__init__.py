@@ -1,6 +1,7 @@
 """Parse the command line, call the verbs of `api`, and print what they return.
 
-Exit codes: 0 done, 1 some jobs failed or are left, 2 the user's input is wrong. No flag changes what is
+Exit codes: 0 done, 1 some jobs failed or are left, 2 the user's input is wrong. No flag changes
+what is
 learned: only the study file does.
 """
 
@@ -45,7 +46,9 @@ class TableFormat(StrEnum):
 
 
 @app.command()
-def new(name: Annotated[str, typer.Argument(help="Name of the study.")], as_json: AsJson = False) -> None:
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the study.")], as_json: AsJson = False
+) -> None:
     """Write a commented starter study NAME.yaml."""
     path = api.new(name)
     _print({"study": str(path)} if as_json else f"{path}: edit it, then `sft-atlas plan {path}`.")
@@ -55,14 +58,17 @@ def new(name: Annotated[str, typer.Argument(help="Name of the study.")], as_json
 def plan(
     study: Study,
     store: Annotated[
-        Path | None, typer.Option("--store", help="Plan against this store and refuse what cannot fit.")
+        Path | None,
+        typer.Option("--store", help="Plan against this store and refuse what cannot fit."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Device card to estimate time on, e.g. h100.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a study implies: cells, trajectories, jobs, time, disk; and what is stored already."""
+    """Say what a study implies: cells, trajectories, jobs, time, disk; and what is stored
+    already.
+    """
     planned = api.plan(study, store=store, device=device)
     free = api.free_bytes(store or api.DEFAULT_STORE)
     _print(pages.plan_json(planned, free) if as_json else pages.plan_page(planned, free))
@@ -117,7 +123,9 @@ def inspect(
     num_examples: Annotated[int, typer.Option("--examples", min=1, help="How many to show.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Show examples as the model sees them: what is supervised, lengths, what is dropped and why."""
+    """Show examples as the model sees them: what is supervised, lengths, what is dropped and
+    why.
+    """
     found = api.inspect(study, dataset=dataset, model=model, num_examples=num_examples)
     _print(asdict(found) if as_json else pages.inspection_page(found))
 
@@ -156,7 +164,9 @@ def table(
 def report(
     study: Study,
     store: StoreFolder = api.DEFAULT_STORE,
-    output: Annotated[Path | None, typer.Option(help="File to write; default: report-STUDY.html.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: report-STUDY.html.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML file that works from disk without a network."""
@@ -176,7 +186,9 @@ def miniature_build(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("miniature"),
     only: Annotated[list[str] | None, typer.Option(help="Only these base models.")] = None,
 ) -> None:
-    """Make the miniature world anew: corpus, base models, instruction sets, benchmarks (minutes)."""
+    """Make the miniature world anew: corpus, base models, instruction sets, benchmarks
+    (minutes).
+    """
     for path in api.build_miniature(out, only=only, report=lambda line: typer.echo(line, err=True)):
         typer.echo(path)
 

@@ -1,6 +1,7 @@
 """Lay out what the verbs return: tables for people, bytes for files.
 
-Each function takes plain data and returns something that Rich can print, or JSON with the keys of docs/cli.md.
+Each function takes plain data and returns something that Rich can print, or JSON with the keys of
+docs/cli.md.
 """
 
 import io
@@ -80,8 +81,8 @@ def plan_page(plan: "Plan", free_bytes: int) -> RenderableType:
         Text(f"\nmissing jobs: {jobs}"),
         _hours_table(plan),
         Text(
-            f"\ntokens: {_count(cost.trained_tokens)} trained, {_count(cost.scored_tokens)} scored, "
-            f"at most {_count(cost.decoded_tokens)} decoded\n"
+            f"\ntokens: {_count(cost.trained_tokens)} trained, "
+            f"{_count(cost.scored_tokens)} scored, at most {_count(cost.decoded_tokens)} decoded\n"
             f"disk: {_bytes(cost.peak_disk_bytes)} at the most, {_bytes(cost.weights_bytes)} of it "
             f"weights; {_bytes(free_bytes)} free"
         ),
@@ -131,7 +132,9 @@ def _hours_table(plan: "Plan") -> Table:
         rows["benchmarks that cannot be scored yet"] = cost.unscored_hours
     rows["training, if nothing were shared"] = cost.unshared_train_hours
     for name, hours in rows.items():
-        table.add_row(name, *(f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in hours))
+        table.add_row(
+            name, *(f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in hours)
+        )
     return table
 
 
@@ -155,12 +158,16 @@ def run_page(result: "RunResult", study: Path, store: Path) -> RenderableType:
     """Say what a run did and what to do next."""
     lines = [f"{result.num_done} jobs done in {duration(result.seconds)}."]
     if result.set_aside:
-        lines.append(f"{len(result.set_aside)} damaged results were moved to quarantine/ and made anew.")
+        lines.append(
+            f"{len(result.set_aside)} damaged results were moved to quarantine/ and made anew."
+        )
     if result.num_left:
         lines.append(f"{result.num_left} jobs are left: run the same command to go on.")
     problems = result.num_failed + result.num_blocked
     if problems:
-        lines.append(f"{result.num_failed} jobs failed, {result.num_blocked} wait for a failed one.")
+        lines.append(
+            f"{result.num_failed} jobs failed, {result.num_blocked} wait for a failed one."
+        )
     if result.num_failed_before:
         lines.append(
             f"{result.num_failed_before} jobs failed in an earlier run and were left alone: "
@@ -227,7 +234,10 @@ def cell_page(view: "CellView") -> RenderableType:
     if view.curve:
         losses = [step["loss"] for step in view.curve]
         parts.append(
-            Text(f"\nloss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}, {len(losses)} of its steps")
+            Text(
+                f"\nloss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}, "
+                f"{len(losses)} of its steps"
+            )
         )
     scores = _table("benchmark", "score", "95 % interval", "items", "note")
     for row in view.scores:
@@ -246,7 +256,9 @@ def cell_page(view: "CellView") -> RenderableType:
         )
     for name, value in view.provenance.items():
         parts.append(Text(f"{name}: {value}", "dim"))
-    parts += [Text(f"{view.folder}/{name} {size:,} bytes", "dim") for name, size in view.files.items()]
+    parts += [
+        Text(f"{view.folder}/{name} {size:,} bytes", "dim") for name, size in view.files.items()
+    ]
     return Group(*parts)
 
 
@@ -260,7 +272,9 @@ def doctor_page(checks: Sequence["Check"]) -> RenderableType:
 
 
 def table_bytes(frame: "pd.DataFrame", kind: str) -> bytes:
-    """Write a table as csv, parquet, json (records), markdown or latex (booktabs); nulls stay empty."""
+    """Write a table as csv, parquet, json (records), markdown or latex (booktabs); nulls stay
+    empty.
+    """
     if kind == "csv":
         return frame.to_csv(index=False).encode()
     if kind == "json":

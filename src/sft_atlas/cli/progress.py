@@ -44,7 +44,7 @@ class RunView:
             self._print_line(event, task)
 
     def seconds_left(self) -> float | None:
-        """Estimate from the cost that is done; None until a twentieth of it is, and little to go by."""
+        """Estimate from the cost that is done; None until that is a twentieth of all."""
         total = sum(task.cost for task in self.tasks.values())
         done = sum(self.tasks[job].cost * share for job, share in self.fractions.items())
         if done <= total / 20:
@@ -74,12 +74,19 @@ class RunView:
 
 @contextmanager
 def run_view(console: Console, chosen: Sequence[Task]) -> Iterator[Callable[[Event], None]]:
-    """Show a bar on a terminal for the length of a `with` block, lines elsewhere; gives a listener."""
+    """Show a bar on a terminal for the length of a `with` block, lines elsewhere; gives a
+    listener.
+    """
     tasks = {task.job.fingerprint: task for task in chosen}
     if not console.is_terminal:
         yield RunView(console=console, tasks=tasks).listen
         return
-    columns = TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
+    columns = (
+        TextColumn("jobs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         bar_task = bar.add_task("jobs", total=len(tasks), note="starting")
         yield RunView(console=console, tasks=tasks, bar=bar, bar_task=bar_task).listen
@@ -93,7 +100,9 @@ def describe(job: Job) -> str:
         return f"train {run.model.name} {run.data.name} {run.method.name} epochs {epochs}"
     if isinstance(job, EvaluateJob):
         run_of = job.cell.trajectory
-        what = f"{run_of.data.name} {run_of.method.name} epoch {job.cell.epoch}" if run_of else "base"
+        what = (
+            f"{run_of.data.name} {run_of.method.name} epoch {job.cell.epoch}" if run_of else "base"
+        )
         return f"evaluate {job.cell.model.name} {what}"
     return f"{job.kind} {job.dataset.name} for {job.model.name}"
 

@@ -1,8 +1,9 @@
 """Run tasks on this machine: one process per core or GPU, jobs over pipes, failures as data.
 
-The coordinator holds no result and imports no torch: it hands out jobs, and workers publish to the store. A
-worker that dies is replaced and its job tried again from its last checkpoint; a job that another coordinator
-holds is asked for again a second later. The first interrupt lets workers write a checkpoint, the second kills.
+The coordinator holds no result and imports no torch: it hands out jobs, and workers publish to the
+store. A worker that dies is replaced and its job tried again from its last checkpoint; a job that
+another coordinator holds is asked for again a second later. The first interrupt lets workers write
+a checkpoint, the second kills.
 """
 
 import contextlib
@@ -239,15 +240,13 @@ def _lose(
         return
     state.failed.add(key)
     message = f"{text}; signal 9 often means that memory ran out. {_log_tail(store)}"
-    result = {"kind": "killed", "message": message, "trace": ""}
+    result = {"kind": "killed", "message": message, "step": None, "trace": ""}
     store.record_failure(key, payload(task.job), result)
     listen(Event(kind="failed", job=key, text=message))
 
 
 @contextlib.contextmanager
-def _workers(
-    num_workers: int, store: Store, placement: Placement
-) -> Iterator[list[_Worker]]:
+def _workers(num_workers: int, store: Store, placement: Placement) -> Iterator[list[_Worker]]:
     workers = [
         _Worker(number=number, process=_spawn(store, placement, number))
         for number in range(num_workers)

@@ -1,8 +1,8 @@
 """Decide which job a free worker does next: a pure function of the tasks and what became of them.
 
-Prepare jobs go first, since others wait for them. A worker keeps to the base model that it has in memory while
-there is work for it; otherwise it takes the model with the most work left. Within a model the longest job goes
-first, so that no long job is left for the end.
+Prepare jobs go first, since others wait for them. A worker keeps to the base model that it has in
+memory while there is work for it; otherwise it takes the model with the most work left. Within a
+model the longest job goes first, so that no long job is left for the end.
 """
 
 from collections import defaultdict

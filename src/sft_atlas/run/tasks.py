@@ -1,4 +1,6 @@
-"""Select the tasks of a run from a plan: what is missing, less what failed before, or what the user names."""
+"""Select the tasks of a run from a plan: what is missing, less what failed before, or what the user
+names.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,9 +30,10 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
     Args:
         plan: what is missing.
         store: says what failed before.
-        only: terms that a job must all match. A term is `failed`, a block, model, dataset, method, job kind,
-            or the first characters (at least 6) of a cell's fingerprint; a comma in it means "or". What a
-            term selects is tried again even if it failed before.
+        only: terms that a job must all match. A term is `failed`, a block, model, dataset, method,
+            job kind,
+            or the first characters (at least 6) of a cell's fingerprint; a comma in it means "or".
+            What a term selects is tried again even if it failed before.
 
     Raises:
         StudyError: if work is missing and `only` selects none of it; says which words would.
@@ -47,8 +50,8 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
         if work and not chosen:
             known = sorted({word for names in words.values() for word in names if len(word) < 32})
             raise StudyError(
-                f"--only {' '.join(only)}: selects none of {len(work)} missing jobs; expected words "
-                f"among: {FAILED}, {', '.join(known)}, or the start of a cell's fingerprint."
+                f"--only {' '.join(only)}: selects none of {len(work)} missing jobs; expected "
+                f"words among: {FAILED}, {', '.join(known)}, or the start of a cell's fingerprint."
             )
     else:
         chosen = [key for key in work if key not in failed]
@@ -58,9 +61,7 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
         Task(job=planned.job, cost=planned.cost.seconds.likely, needs=planned.needs)
         for planned in [*prepare, *(work[key] for key in chosen)]
     ]
-    return Selection(
-        tasks=tuple(tasks), num_failed_before=0 if only else len(work.keys() & failed)
-    )
+    return Selection(tasks=tuple(tasks), num_failed_before=0 if only else len(work.keys() & failed))
 
 
 def _words_by_job(plan: Plan) -> dict[str, set[str]]:

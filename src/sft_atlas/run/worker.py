@@ -1,8 +1,9 @@
 """Do one job after another in a process that keeps a base model and tokenizers in memory.
 
-Jobs come as JSON lines on stdin and events leave as JSON lines on stdout; whatever libraries print goes to
-stderr. The store is the truth: every result is published there before its event is sent, and a job is done
-only under its lease, so a lost event costs nothing. This is the only module that knows the stages.
+Jobs come as JSON lines on stdin and events leave as JSON lines on stdout; whatever libraries print
+goes to stderr. The store is the truth: every result is published there before its event is sent,
+and a job is done only under its lease, so a lost event costs nothing. This is the only module that
+knows the stages.
 """
 
 import json
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.data.encoding import load_tokenizer
 from sft_atlas.data.prepared import PreparedRows, prepare
-from sft_atlas.errors import DamagedError, JobError
+from sft_atlas.errors import DamagedError, DivergedError, JobError
 from sft_atlas.evaluate.canary import Probe, check_cell, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
 from sft_atlas.identity import payload
@@ -85,7 +86,9 @@ class Worker:
 
 
 def is_done(store: Store, job: Job) -> bool:
-    """Tell whether all that a job leaves behind is published, by whomever; always False for `prepare`."""
+    """Tell whether all that a job leaves behind is published, by whomever; always False for
+    `prepare`.
+    """
     if isinstance(job, PrepareJob):
         return False  # its folder is named after the tokenizer, which only `prepare` loads
     if isinstance(job, MeasureJob):
@@ -97,7 +100,8 @@ def is_done(store: Store, job: Job) -> bool:
         if not all(store.has(folder) for folder in trained):
             return False
     return all(
-        _is_assessed(store, cell, job.benchmarks, measures_drift=job.measure_drift) for cell in cells
+        _is_assessed(store, cell, job.benchmarks, measures_drift=job.measure_drift)
+        for cell in cells
     )
 
 
@@ -251,13 +255,14 @@ def _attempt(worker: Worker, job: Job) -> dict[str, str]:
         do_job(worker, job)
     except StopRequested as stop:
         return {"kind": "held", "text": str(stop)}
-    except Exception as error:  # a failed job is data: it is recorded, and the next one runs
+    except Exception as error:  # noqa: BLE001 - a failed job is data: it is recorded, and the next one runs
         if isinstance(error, DamagedError):
             worker.store.set_aside(error.folder)
         kind = error.kind if isinstance(error, JobError) else _kind(error)
         result = {
             "kind": kind,
             "message": str(error) or type(error).__name__,
+            "step": error.step if isinstance(error, DivergedError) else None,
             "trace": traceback.format_exc(),
         }
         worker.store.record_failure(job.fingerprint, payload(job), result)

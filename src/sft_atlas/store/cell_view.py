@@ -1,4 +1,6 @@
-"""Gather everything that the store knows of one cell, from the first characters of its fingerprint."""
+"""Gather everything that the store knows of one cell, from the first characters of its
+fingerprint.
+"""
 
 import math
 from dataclasses import dataclass
@@ -79,7 +81,8 @@ def view_cell(store: Store, prefix: str) -> CellView:
 def wilson_interval(score: float, num_items: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a mean of values in [0, 1].
 
-    Exact enough down to a few items and at 0 and 1, where score +- 2 standard errors is not (Wilson 1927).
+    Exact enough down to a few items and at 0 and 1, where score +- 2 standard errors is not (Wilson
+    1927).
     """
     spread = _Z * math.sqrt(score * (1 - score) / num_items + _Z**2 / (4 * num_items**2))
     scale = 1 + _Z**2 / num_items

@@ -34,8 +34,9 @@ def read_inventory(store: Store) -> Inventory:
 def set_damaged_aside(store: Store) -> list[Path]:
     """Check every published folder against its digests and move damaged ones to quarantine.
 
-    Weights are checked by size alone: reading terabytes before each run would cost more than it finds, and
-    their bytes are checked when they are loaded. Returns the folders that were moved away.
+    Weights are checked by size alone: reading terabytes before each run would cost more than it
+    finds, and their bytes are checked when they are loaded. Returns the folders that were moved
+    away.
     """
     damaged = []
     for folder in _published(store.layout.root):

@@ -1,17 +1,17 @@
 """Know every path of a store; nothing else names its files.
 
-    store.json                            format version
-    prepared/<fingerprint>/<samples>/     tokenised rows
-    trajectories/<fingerprint>/           outcome and loss curve of a training run
-    cells/<fingerprint>/                  weights of a kept epoch
-    scores/<cell>/<benchmark>/            per-item results of one benchmark
-    drift/<cell>/                         weight change by layer
-    datasets/<fingerprint>/               a dataset under a base model
-    failures/<job>/                       the latest failure of a job, until it succeeds
-    working/<trajectory>/                 checkpoints of a run that is not finished
-    leases/<job>.lock                     who works on what
-    log/                                  what ran when; what worker processes printed
-    quarantine/, tmp/                     damaged folders; folders being written
+store.json                            format version
+prepared/<fingerprint>/<samples>/     tokenised rows
+trajectories/<fingerprint>/           outcome and loss curve of a training run
+cells/<fingerprint>/                  weights of a kept epoch
+scores/<cell>/<benchmark>/            per-item results of one benchmark
+drift/<cell>/                         weight change by layer
+datasets/<fingerprint>/               a dataset under a base model
+failures/<job>/                       the latest failure of a job, until it succeeds
+working/<trajectory>/                 checkpoints of a run that is not finished
+leases/<job>.lock                     who works on what
+log/                                  what ran when; what worker processes printed
+quarantine/, tmp/                     damaged folders; folders being written
 """
 
 from dataclasses import dataclass

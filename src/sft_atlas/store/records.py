@@ -1,9 +1,10 @@
 """Say what a Record is: what was measured, written once, sealed, and readable without this package.
 
-A record is the file `record.json` in a folder of its own, beside its artefacts (weights, tables). `digest`
-covers schema, spec, result and the artefacts' SHA-256: two runs of one wish agree on it. `provenance` (when,
-where, how long) differs between runs, so it stands outside the digest; `seal` covers both, so that no byte of
-the file can change unnoticed. docs/records.md lists every field of every schema.
+A record is the file `record.json` in a folder of its own, beside its artefacts (weights, tables).
+`digest` covers schema, spec, result and the artefacts' SHA-256: two runs of one wish agree on it.
+`provenance` (when, where, how long) differs between runs, so it stands outside the digest; `seal`
+covers both, so that no byte of the file can change unnoticed. docs/records.md lists every field of
+every schema.
 """
 
 import hashlib

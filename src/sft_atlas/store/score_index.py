@@ -1,7 +1,8 @@
 """Keep a derived table of all scores and paired gains, so that 1,000 cells are read in a blink.
 
-One row per cell and benchmark, made from the published records and items; the row remembers the time stamp and
-size of the record that it came from and is made again when they differ. The index may be deleted at any time.
+One row per cell and benchmark, made from the published records and items; the row remembers the
+time stamp and size of the record that it came from and is made again when they differ. The index
+may be deleted at any time.
 """
 
 from collections.abc import Hashable, Iterable
@@ -47,8 +48,9 @@ class Wanted:
 def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
     """Return one row per wanted score that is published, with gain over the base on shared items.
 
-    `gain` is the mean difference over items that both models were scored on (`num_paired`), `gain_se` the
-    standard deviation of these differences / sqrt(num_paired); both are null where the base has no score.
+    `gain` is the mean difference over items that both models were scored on (`num_paired`),
+    `gain_se` the standard deviation of these differences / sqrt(num_paired); both are null where
+    the base has no score.
     """
     index = _read_index(store)
     known = {(row["cell"], row["benchmark"]): row for row in index.to_dict("records")}
@@ -76,7 +78,7 @@ class _Items:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: dict[tuple[str, str], "pd.Series[float]"] = {}
+        self._kept: dict[tuple[str, str], pd.Series[float]] = {}
 
     def read(self, cell: str, benchmark: str) -> "pd.Series[float]":
         path = self._store.artifact(self._store.layout.score(cell, benchmark), "items.parquet")
@@ -140,4 +142,6 @@ def _write_index(store: Store, old: pd.DataFrame, new: pd.DataFrame) -> None:
     try:
         files.write_atomic(_path(store), buffer.getvalue().to_pybytes())
     except OSError as error:
-        raise StoreError(f"{_path(store)}: cannot be written ({error}); free space there.") from error
+        raise StoreError(
+            f"{_path(store)}: cannot be written ({error}); free space there."
+        ) from error

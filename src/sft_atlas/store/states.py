@@ -1,7 +1,7 @@
 """Say what became of every cell: done, running, failed and why, or missing.
 
-All of it is read from the store; nothing is remembered elsewhere. A cell is done when its weights and all its
-scores are published.
+All of it is read from the store; nothing is remembered elsewhere. A cell is done when its weights
+and all its scores are published.
 """
 
 import os

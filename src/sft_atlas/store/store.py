@@ -1,9 +1,9 @@
 """Publish results once, read them verified, and let exactly one worker hold a job.
 
-A result is a folder: it is filled under `tmp/`, forced to the disk, and renamed to its final name, which is
-derived from its Spec. So a folder that exists is complete, whoever was killed while making it. A lease is a
-kernel lock on a file: it ends with the process that holds it, so nothing has to expire, and a lock file
-without a holder means nothing.
+A result is a folder: it is filled under `tmp/`, forced to the disk, and renamed to its final name,
+which is derived from its Spec. So a folder that exists is complete, whoever was killed while making
+it. A lease is a kernel lock on a file: it ends with the process that holds it, so nothing has to
+expire, and a lock file without a holder means nothing.
 """
 
 import contextlib
@@ -50,9 +50,10 @@ class Store:
     ) -> Record:
         """Make a result visible under its final name, whole or not at all.
 
-        `fill(aside)` writes the artefacts into an empty folder and returns the record's `result`; each file
-        below it is digested. `provenance()` is asked last, so that it can say how long it took. If another
-        process published the same folder meanwhile, its record is returned and this one is dropped.
+        `fill(aside)` writes the artefacts into an empty folder and returns the record's `result`;
+        each file below it is digested. `provenance()` is asked last, so that it can say how long it
+        took. If another process published the same folder meanwhile, its record is returned and
+        this one is dropped.
         """
         aside = self.layout.temporary / uuid.uuid4().hex
         aside.mkdir(parents=True)
@@ -60,7 +61,11 @@ class Store:
             result = fill(aside)
             artifacts = _digest_files(aside)
             record = Record(
-                schema=schema, spec=spec, result=result, artifacts=artifacts, provenance=provenance()
+                schema=schema,
+                spec=spec,
+                result=result,
+                artifacts=artifacts,
+                provenance=provenance(),
             )
             write_record(aside, record)
             for path in [aside, *(p for p in aside.rglob("*") if p.is_dir())]:
@@ -94,7 +99,7 @@ class Store:
         return check_artifact(folder, read_record(folder), name)
 
     def set_aside(self, folder: Path) -> Path:
-        """Move a damaged result to `quarantine/`, so that it is made anew; returns where it went."""
+        """Move a damaged result to `quarantine/` and return where it went; it is made anew."""
         target = self.layout.quarantine / f"{folder.name}.{uuid.uuid4().hex[:8]}"
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
@@ -119,7 +124,7 @@ class Store:
         return held
 
     def record_failure(self, job: str, spec: dict[str, Any], result: dict[str, Any]) -> None:
-        """Replace a job's failure record; `result` has kind, message and, where known, step."""
+        """Replace a job's failure record; `result` has kind, message, step and trace."""
         self.clear_failure(job)
         self.publish(
             self.layout.failure(job),
@@ -167,7 +172,7 @@ def open_store(root: Path) -> Store:
 @contextlib.contextmanager
 def _lease(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The file is never deleted: unlinking a lock file lets two processes lock two inodes of one name.
+    # The file is never deleted: unlinking it would let two processes lock two files of one name.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

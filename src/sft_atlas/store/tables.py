@@ -1,7 +1,8 @@
 """Turn a study's records into tidy tables: one row per cell, score, layer, dataset or step.
 
-Every number that the analysis or the report uses comes from here; column meanings are in docs/records.md.
-Cells that are not done have a row and a state; scores that are missing have a row, null and a reason.
+Every number that the analysis or the report uses comes from here; column meanings are in
+docs/records.md. Cells that are not done have a row and a state; scores that are missing have a row,
+null and a reason.
 """
 
 from collections import defaultdict
@@ -116,7 +117,17 @@ def scores_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:
     table["reason"] = table["reason"].mask(unscored, reasons)
     scores = ["score", "standard_error", "num_items", "num_scored", "reason"]
     gains = ["base_score", "gain", "gain_se", "num_paired"]
-    columns = ["cell", "benchmark", "skill", "language", "metric", *scores, *gains, *LABELS, "state"]
+    columns = [
+        "cell",
+        "benchmark",
+        "skill",
+        "language",
+        "metric",
+        *scores,
+        *gains,
+        *LABELS,
+        "state",
+    ]
     return table[columns]
 
 

@@ -1,7 +1,7 @@
 """Say what one unit of work is: prepare, train, evaluate or measure.
 
-A job names what it is about, and what it is about names the job: two coordinators that plan the same work
-compete for the same lease. Jobs cross process borders as JSON.
+A job names what it is about, and what it is about names the job: two coordinators that plan the
+same work compete for the same lease. Jobs cross process borders as JSON.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,9 @@ class PrepareJob:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """Train one trajectory; evaluate and measure its kept epochs while their weights are at hand."""
+    """Train one trajectory; evaluate and measure its kept epochs while their weights are at
+    hand.
+    """
 
     kind: Literal["train"] = "train"
     trajectory: TrajectorySpec
@@ -61,7 +63,8 @@ class TrainJob:
         """The cells that this job leaves behind, by epoch."""
         model = self.trajectory.model
         return tuple(
-            CellSpec(model=model, trajectory=self.trajectory, epoch=epoch) for epoch in self.keep_epochs
+            CellSpec(model=model, trajectory=self.trajectory, epoch=epoch)
+            for epoch in self.keep_epochs
         )
 
 

@@ -1,8 +1,8 @@
 """Say exactly what a cell is: frozen wishes whose fingerprints name everything in the store.
 
-A Spec holds what decides the numbers and nothing else. Names, paths and devices are labels: they travel
-along, and no fingerprint sees them. Text forms are cached on each object, because a grid shares its
-models, data and methods between very many trajectories.
+A Spec holds what decides the numbers and nothing else. Names, paths and devices are labels: they
+travel along, and no fingerprint sees them. Text forms are cached on each object, because a grid
+shares its models, data and methods between very many trajectories.
 """
 
 from dataclasses import dataclass
@@ -213,7 +213,6 @@ class CellSpec:
         return fingerprint_text(
             f'{{"epoch":{self.epoch},"trajectory":"{self.trajectory.fingerprint}"}}'
         )
-
 
     @property
     def description(self) -> str:
