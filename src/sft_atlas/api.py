@@ -119,19 +119,15 @@ def load_study(path: Path) -> Study:
 
 
 def plan(study: Path, *, store: Path | None = None, device: str | None = None) -> Plan:
-    """Plan a study against a store, or an empty one.
+    """Plan a study against what a store holds; None: the default one.
 
     Raises:
         StoreError: if `store` is given and its disk cannot hold what is missing.
     """
-    loaded = load_study(study)
-    if store is None:
-        default = DEFAULT_STORE if (DEFAULT_STORE / "store.json").is_file() else None
-        return make_plan(
-            loaded, read_inventory(open_store(default)) if default else None, device=device
-        )
-    planned = make_plan(loaded, read_inventory(open_store(store)), device=device)
-    _refuse_full_disk(planned, store)
+    opened = open_store(store or DEFAULT_STORE)
+    planned = make_plan(load_study(study), read_inventory(opened), device=device)
+    if store is not None:
+        _refuse_full_disk(planned, store)
     return planned
 
 
@@ -167,7 +163,7 @@ def run(
     started = time.monotonic()
     loaded = load_study(study)
     _refuse_unscored(loaded)
-    opened = open_store(store)
+    opened = open_store(store, create=True)
     opened.sweep()
     set_aside = set_damaged_aside(opened)
     planned = make_plan(loaded, read_inventory(opened))

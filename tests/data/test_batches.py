@@ -28,7 +28,7 @@ def prepare_part(
     make_model: Callable[..., ModelSpec], write_rows: Callable[..., DatasetSpec], tmp_path: Path
 ) -> PreparePart:
     """Return a function that prepares a dataset of n rows of different lengths."""
-    model, store = make_model(), open_store(tmp_path / "store")
+    model, store = make_model(), open_store(tmp_path / "store", create=True)
 
     def build(number: int) -> PreparedRows:
         data = [

@@ -39,7 +39,7 @@ def content(found: PreparedRows) -> list[tuple[list[int], int, int]]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+    return open_store(tmp_path / "store", create=True)
 
 
 def published(store: Store) -> list[Path]:
@@ -96,7 +96,7 @@ def test_a_set_is_made_once_and_serves_every_smaller_size(
     prepare(store, job(model, dataset, 20))
     served = prepare(store, job(model, dataset, 7))
     assert [path.name for path in published(store)] == ["20"]
-    alone = prepare(open_store(tmp_path / "other"), job(model, dataset, 7))
+    alone = prepare(open_store(tmp_path / "other", create=True), job(model, dataset, 7))
     assert content(served) == content(alone)
     prepare(store, job(model, dataset, 30))
     assert [path.name for path in published(store)] == ["20", "30"]
@@ -129,7 +129,7 @@ def test_two_stores_hold_the_same_bytes(
     dataset = write_rows([*rows(9), b"{"], on_bad_rows="quarantine")
     records = []
     for name in ("a", "b"):
-        store = open_store(tmp_path / name)
+        store = open_store(tmp_path / name, create=True)
         prepare(store, job(model, dataset, 9))
         records.append(store.read(published(store)[0]))
     assert records[0].digest == records[1].digest
@@ -150,7 +150,7 @@ def test_a_dropped_sample_is_not_replaced_by_a_row_beyond_the_subset(
     assert whole.result["num_dropped_truncated"] == 1
     assert whole.positions.tolist() == [0, *range(2, 20)]
     served = prepare(store, job(model, dataset, 5))
-    alone = prepare(open_store(tmp_path / "other"), job(model, dataset, 5))
+    alone = prepare(open_store(tmp_path / "other", create=True), job(model, dataset, 5))
     assert served.rows.tolist() == [order[0], *order[2:5]]
     assert content(served) == content(alone)
 
@@ -223,9 +223,11 @@ def test_the_size_of_encoding_chunks_changes_nothing(
     make_model: MakeModel, write_rows: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, dataset = make_model(), write_rows(rows(9))
-    whole = prepare(open_store(tmp_path / "a"), job(model, dataset, 9))
+    whole = prepare(open_store(tmp_path / "a", create=True), job(model, dataset, 9))
     monkeypatch.setattr(prepared, "_CHUNK", 2)
-    assert content(prepare(open_store(tmp_path / "b"), job(model, dataset, 9))) == content(whole)
+    assert content(
+        prepare(open_store(tmp_path / "b", create=True), job(model, dataset, 9))
+    ) == content(whole)
 
 
 def test_arrays_are_mapped_and_not_loaded(

@@ -104,7 +104,7 @@ def test_every_supervised_token_of_real_samples_belongs_to_the_answer(
         template="question-answer",
         max_tokens=100_000,
     )
-    found = prepare(open_store(tmp_path / "store"), job)
+    found = prepare(open_store(tmp_path / "store", create=True), job)
     loaded, tokenizer = load_examples(data), load_tokenizer(model)
     by_row = dict(zip(loaded.indices, loaded.examples, strict=True))
     assert len(found) == 200

@@ -38,7 +38,7 @@ GENERATE = {"kind": "generate", "prompt": "{q}", "answer": "{a}", "metric": "exa
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+    return open_store(tmp_path / "store", create=True)
 
 
 def choice_items(num_items: int) -> list[dict[str, Any]]:
@@ -222,7 +222,7 @@ def test_two_runs_leave_the_same_bytes(
     choice = spec(write_benchmark(choice_items(40), **CHOICE))
     digests = []
     for name in ("one", "two"):
-        record, _ = evaluate(open_store(tmp_path / name), choice, model, tokenizer)
+        record, _ = evaluate(open_store(tmp_path / name, create=True), choice, model, tokenizer)
         digests.append((record.artifacts[ITEMS_NAME].sha256, record.digest))
     assert digests[0] == digests[1]
 
@@ -234,8 +234,10 @@ def test_one_benchmark_does_not_depend_on_another(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     benchmark = write_benchmark(choice_items(40), **CHOICE)
-    alone, _ = evaluate(open_store(tmp_path / "one"), spec(benchmark), model, tokenizer)
-    store = open_store(tmp_path / "two")
+    alone, _ = evaluate(
+        open_store(tmp_path / "one", create=True), spec(benchmark), model, tokenizer
+    )
+    store = open_store(tmp_path / "two", create=True)
     evaluate(store, spec(benchmark, limit=7), model, tokenizer)
     later, _ = evaluate(store, spec(benchmark), model, tokenizer)
     assert later.digest == alone.digest

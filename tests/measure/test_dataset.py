@@ -29,7 +29,7 @@ def build_measure_job(model: ModelSpec) -> MeasureJob:
 @pytest.fixture
 def measured(tmp_path: Path) -> tuple[Store, MeasureJob, Record]:
     base = load_base(save_base(tmp_path / "base"))
-    store = open_store(tmp_path / "store")
+    store = open_store(tmp_path / "store", create=True)
     job = build_measure_job(base.spec)
     record = measure_dataset(
         store, job, model=base.model, tokenizer=build_tokenizer(), rows=build_prepared()

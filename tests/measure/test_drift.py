@@ -21,7 +21,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor], BaseModel, Store]:
     """Drift rows of a trained cell, its dense changes by name, its base and store."""
     base = load_base(save_base(tmp_path / "base", architecture))
-    store = open_store(tmp_path / "store")
+    store = open_store(tmp_path / "store", create=True)
     job = build_job(base.spec, keep_epochs=(2,), lora=lora)
     observers = Observers(on_epoch=lambda cell, _: measure_drift(store, cell, base=base))  # type: ignore[arg-type,return-value]
     train(job, store=store, base=base, rows=build_rows(), observers=observers)

@@ -119,7 +119,7 @@ def test_a_missing_folder_and_an_unreachable_hub_are_said_so(tmp_path: Path) -> 
 
 def test_a_damaged_cell_is_not_loaded(tmp_path: Path) -> None:
     base = load_base(save_base(tmp_path / "base"))
-    store = open_store(tmp_path / "store")
+    store = open_store(tmp_path / "store", create=True)
     job = build_job(base.spec, keep_epochs=(1,), lora=LORA)
     train(job, store=store, base=base, rows=build_rows())
     path = store.layout.cell(job.cells[0].fingerprint) / "adapter_model.safetensors"
@@ -132,7 +132,7 @@ def test_a_damaged_cell_is_not_loaded(tmp_path: Path) -> None:
 
 def test_the_base_cell_is_the_base(tmp_path: Path) -> None:
     base = load_base(save_base(tmp_path / "base"))
-    store = open_store(tmp_path / "store")
+    store = open_store(tmp_path / "store", create=True)
     with torch.no_grad():
         next(base.model.parameters()).zero_()
     cell = CellSpec(model=base.spec, trajectory=None, epoch=0)

@@ -18,7 +18,7 @@ from sft_atlas.store.store import Store, open_store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+    return open_store(tmp_path / "store", create=True)
 
 
 def publish(store: Store, name: str = "a", text: str = "weights") -> Record:
@@ -45,10 +45,10 @@ def test_a_published_result_reads_back(store: Store) -> None:
 
 
 def test_two_runs_of_one_wish_share_a_digest_whatever_their_provenance(tmp_path: Path) -> None:
-    first = publish(open_store(tmp_path / "one"))
-    second = publish(open_store(tmp_path / "two"))
+    first = publish(open_store(tmp_path / "one", create=True))
+    second = publish(open_store(tmp_path / "two", create=True))
     assert first.digest == second.digest
-    assert publish(open_store(tmp_path / "three"), text="other").digest != first.digest
+    assert publish(open_store(tmp_path / "three", create=True), text="other").digest != first.digest
 
 
 def test_the_first_of_two_publishers_wins(store: Store) -> None:
@@ -96,14 +96,21 @@ def test_a_flipped_bit_of_an_artefact_is_noticed(store: Store) -> None:
 def test_a_foreign_folder_is_not_taken_for_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("important")
     with pytest.raises(StoreError, match="is not a store and not empty"):
-        open_store(tmp_path)
+        open_store(tmp_path, create=True)
+
+
+def test_looking_makes_no_store(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "none")
+    assert not store.has(store.layout.cell("a"))
+    assert not store.holders()
+    assert not store.layout.root.exists()
 
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
-    open_store(tmp_path / "s")
+    open_store(tmp_path / "s", create=True)
     (tmp_path / "s/store.json").write_text('{"format": 99}')
     with pytest.raises(StoreError, match="is a store of format 99; this version reads 1"):
-        open_store(tmp_path / "s")
+        open_store(tmp_path / "s", create=True)
 
 
 KILLED_WRITER = """
@@ -111,7 +118,7 @@ import os, signal, sys
 from pathlib import Path
 from sft_atlas.store.store import open_store
 
-store, when = open_store(Path(sys.argv[1])), sys.argv[2]
+store, when = open_store(Path(sys.argv[1]), create=True), sys.argv[2]
 
 def fill(aside):
     (aside / "data.bin").write_bytes(b"x" * 1000)
@@ -145,7 +152,7 @@ def test_a_killed_writer_leaves_a_whole_result_or_none(
 
 
 def _hold_if_free(root: Path, barrier: object, winners: object) -> None:
-    store = open_store(root)
+    store = open_store(root, create=True)
     barrier.wait()  # type: ignore[attr-defined]
     with store.lease("job") as mine:
         if mine:
@@ -171,7 +178,7 @@ def test_a_lease_ends_with_the_process_that_held_it(store: Store) -> None:
         import sys, time
         from pathlib import Path
         from sft_atlas.store.store import open_store
-        with open_store(Path(sys.argv[1])).lease("job") as mine:
+        with open_store(Path(sys.argv[1]), create=True).lease("job") as mine:
             print(mine, flush=True)
             time.sleep(60)
     """)

@@ -68,7 +68,7 @@ def train_until(point: str, job: TrainJob, root: Path, *, checkpoint_seconds: fl
     try:
         train(
             job,
-            store=open_store(root),
+            store=open_store(root, create=True),
             base=load_base(job.trajectory.model),
             rows=build_rows(),
             placement=TrainPlacement(checkpoint_seconds=checkpoint_seconds),

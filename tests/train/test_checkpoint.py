@@ -86,7 +86,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, killed: Killed, tmp_
 
     job = build_killed_job(killed.base, lora=scenario["lora"])
     base = load_base(job.trajectory.model)
-    train(job, store=open_store(tmp_path), base=base, rows=build_rows())
+    train(job, store=open_store(tmp_path, create=True), base=base, rows=build_rows())
     assert digests(killed.stores / name) == digests(tmp_path)
     assert any(path.name == "metrics.parquet" for path in digests(tmp_path))
     assert not list((killed.stores / name / "working").iterdir())

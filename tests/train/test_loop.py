@@ -47,7 +47,7 @@ def losses(store: Store, job: TrainJob) -> list[float]:
 
 
 def run(tmp_path: Path, job: TrainJob, base: BaseModel, **options: object) -> tuple[Store, Record]:
-    store = open_store(tmp_path)
+    store = open_store(tmp_path, create=True)
     return store, train(job, store=store, base=base, rows=build_rows(), **options)
 
 
@@ -288,7 +288,7 @@ def test_a_diverging_run_says_its_step_and_keeps_the_epochs_before_it(
     with pytest.raises(DivergedError, match=r"step 8 \(epoch 3\).*Kept epochs: \[1, 2\]") as caught:
         run(tmp_path, job, base, observers=Observers(on_step=poison))
     assert caught.value.step == 8
-    store = open_store(tmp_path)
+    store = open_store(tmp_path, create=True)
     folder = longest_outcome(store, job.trajectory.fingerprint)
     assert folder is not None
     result = store.read(folder).result

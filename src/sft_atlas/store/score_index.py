@@ -5,6 +5,7 @@ time stamp and size of the record that it came from and is made again when they 
 may be deleted at any time.
 """
 
+import contextlib
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sft_atlas import files
-from sft_atlas.errors import StoreError
 from sft_atlas.store.records import RECORD_NAME
 from sft_atlas.store.store import Store
 
@@ -139,9 +139,6 @@ def _write_index(store: Store, old: pd.DataFrame, new: pd.DataFrame) -> None:
     table = pd.concat([old, new]).drop_duplicates(["cell", "benchmark"], keep="last")
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer)
-    try:
+    # A store that cannot be written to can still be read: the index only saves time.
+    with contextlib.suppress(OSError):
         files.write_atomic(_path(store), buffer.getvalue().to_pybytes())
-    except OSError as error:
-        raise StoreError(
-            f"{_path(store)}: cannot be written ({error}); free space there."
-        ) from error

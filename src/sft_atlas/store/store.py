@@ -147,8 +147,8 @@ class Store:
                         shutil.rmtree(path, ignore_errors=True)
 
 
-def open_store(root: Path) -> Store:
-    """Open a store, making it where the folder is absent or empty.
+def open_store(root: Path, *, create: bool = False) -> Store:
+    """Open a store; one that does not exist yet is empty, and made only if `create` is set.
 
     Raises:
         StoreError: if the folder holds something else, or a store of another format.
@@ -164,8 +164,9 @@ def open_store(root: Path) -> Store:
         return Store(layout)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not a store and not empty; name a new folder with --store.")
-    root.mkdir(parents=True, exist_ok=True)
-    files.write_json(layout.marker, {"format": FORMAT})
+    if create:
+        root.mkdir(parents=True, exist_ok=True)
+        files.write_json(layout.marker, {"format": FORMAT})
     return Store(layout)
 
 
