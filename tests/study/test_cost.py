@@ -1,0 +1,184 @@
+"""Estimates follow from FLOPs, bytes and launches, and say what they take for granted."""
+
+from dataclasses import replace
+
+import pytest
+
+from sft_atlas.catalog.cards import ModelCard, find_model
+from sft_atlas.study.assumption import Range, named_assumptions
+from sft_atlas.study.budget import check_disk
+from sft_atlas.study.cost import CostModel, default_device
+from sft_atlas.study.plan import Plan, make_plan
+from sft_atlas.study.questions import questions_of
+from sft_atlas.study.shape import adapter_weights, attention_flops, kv_bytes, matmul_weights
+from sft_atlas.study.spec import LoraSpec
+
+from .conftest import Load
+
+BLOCK = "  b: {data: each, samples: 1000, epochs: 3, keep: every, methods: [%s], datasets: [d1]}"
+BIG = ("  - {name: m2, hub: org/two}", "  - qwen2.5-7b")
+
+
+def plan_of(load: Load, method: str = "full", device: str = "h100", block: str = BLOCK) -> Plan:
+    return make_plan(load(block % method, BIG), device=device)
+
+
+def test_training_takes_six_flops_per_weight_and_token(load: Load) -> None:
+    study = load(BLOCK % "full", BIG)
+    model = CostModel(study, "h100")
+    (job,) = [
+        p.job
+        for p in make_plan(study).jobs
+        if p.job.kind == "train" and p.job.trajectory.model.name == "qwen2.5-7b"
+    ]
+    weights = matmul_weights(model.card(job.trajectory.model))
+    tokens = 3 * 1000 * 10 * 1.1
+    flops_only = 6 * weights * tokens / (989.4e12 * 0.35)
+    seconds = model.training(job.trajectory, 3, 1).likely
+    assert flops_only < seconds < flops_only + 3600
+    longer = model.training(job.trajectory, 6, 1).likely
+    shorter = model.training(job.trajectory, 3, 1).likely
+    assert longer - shorter > flops_only
+
+
+def test_lora_costs_less_than_full_and_stores_far_less(load: Load) -> None:
+    full, lora = plan_of(load, "full").cost, plan_of(load, "lora").cost
+    assert lora.hours["train"].likely < full.hours["train"].likely
+    assert lora.weights_bytes < full.weights_bytes / 100
+    assert lora.hours["evaluate"].likely == pytest.approx(full.hours["evaluate"].likely)
+
+
+def test_every_estimate_is_ordered(load: Load) -> None:
+    for device in ("cpu-core", "rtx-4090", "h100"):
+        cost = plan_of(load, "full, lora", device).cost
+        for hours in (*cost.hours.values(), cost.unshared_train_hours, cost.total_hours):
+            assert 0 < hours.low < hours.likely < hours.high
+
+
+def test_a_faster_device_takes_less_time(load: Load) -> None:
+    hours = [plan_of(load, device=d).cost.total_hours.likely for d in ("h100", "a100", "rtx-4090")]
+    assert hours == sorted(hours)
+
+
+def test_hours_by_method_add_up_to_hours_by_kind(load: Load) -> None:
+    cost = plan_of(load, "full, lora").cost
+    assert set(cost.hours_by_method) == {"base", "full", "lora"}
+    for kind, hours in cost.hours.items():
+        parts = [method[kind].likely for method in cost.hours_by_method.values()]
+        assert sum(parts) == pytest.approx(hours.likely)
+
+
+def test_sharing_saves_the_epochs_that_are_trained_once(load: Load) -> None:
+    cost = plan_of(load).cost
+    assert cost.unshared_train_hours.likely > cost.hours["train"].likely
+
+
+def test_a_larger_limit_of_new_tokens_costs_more(load: Load) -> None:
+    study = load(BLOCK % "full", BIG)
+    quiz = study.benchmarks[0]
+    asked = questions_of(quiz)
+    assert (asked.num_items, asked.max_new_tokens, asked.is_known) == (5, 8, False)
+    assert quiz.spec is not None
+    definition = replace(quiz.spec.definition, max_new_tokens=80)
+    longer = replace(quiz, name="longer", spec=replace(quiz.spec, definition=definition))
+    model, spec = CostModel(study, "h100"), study.models[1].spec
+    assert model.answers(spec, longer).likely > 5 * model.answers(spec, quiz).likely
+
+
+def test_shots_lengthen_the_prompt_and_a_limit_shortens_the_benchmark(load: Load) -> None:
+    study = load(
+        BLOCK % "full",
+        ("  - {file: bench.yaml}", "  - {name: gsm8k, shots: 4, limit: 100}\n  - gsm8k"),
+    )
+    few, none = (questions_of(b) for b in study.benchmarks)
+    assert (few.num_items, none.num_items) == (100, 1319)
+    assert few.prompt_tokens == none.prompt_tokens + 4 * (none.prompt_tokens + none.answer_tokens)
+    assert none.max_new_tokens == 400
+
+
+def test_a_benchmark_that_cannot_be_scored_is_costed_apart(load: Load) -> None:
+    study = load(BLOCK % "full", BIG, ("  - {file: bench.yaml}", "  - mt-bench"))
+    cost = make_plan(study, device="h100").cost
+    assert cost.unscored_hours.likely > 0
+    assert cost.scored_tokens == 0
+
+
+def test_weights_and_disk_are_counted_byte_by_byte(load: Load) -> None:
+    plan = plan_of(load)
+    big, small = 7_615_616_512, 1_000_000
+    assert plan.cost.weights_bytes == 2 * 3 * (big + small)
+    assert plan.cost.disk_bytes > plan.cost.weights_bytes
+    assert plan.cost.peak_disk_bytes == plan.cost.disk_bytes + 2 * 12 * big
+
+
+def test_kept_checkpoints_need_their_disk(load: Load) -> None:
+    plain = plan_of(load).cost
+    kept = make_plan(load(BLOCK % "full", BIG, more="keep_checkpoints: true"), device="h100").cost
+    assert kept.disk_bytes - plain.disk_bytes == 12 * (7_615_616_512 + 1_000_000)
+
+
+def test_a_plan_that_cannot_fit_is_refused(load: Load) -> None:
+    cost = plan_of(load).cost
+    assert check_disk(cost, cost.peak_disk_bytes) is None
+    assert check_disk(cost, 10**11) == (
+        "the plan needs 228.5 GB on the disk (45.7 GB of them weights), and 100.0 GB are free; "
+        "expected room for all of it. Keep fewer epochs, use LoRA, or name a larger disk with "
+        "--store."
+    )
+
+
+def test_what_does_not_fit_into_a_device_is_named(load: Load) -> None:
+    needs = {(m.model, m.method): m for m in plan_of(load, "full, lora", "rtx-4090").cost.memory}
+    assert not needs["qwen2.5-7b", "full"].fits
+    assert needs["m1", "lora"].fits
+    assert needs["qwen2.5-7b", "full"].num_bytes > 16 * 7_615_616_512
+
+
+def test_every_assumption_is_named_with_its_source(load: Load) -> None:
+    cost = plan_of(load).cost
+    names = [assumption.name for assumption in cost.assumptions]
+    assert len(set(names)) == len(names)
+    assert {"device", "FLOPs per trained token", "tokens per sample of d1"} <= set(names)
+    assert "questions of quiz" in names
+    assert all(assumption.value and assumption.source for assumption in cost.assumptions)
+    assert len(named_assumptions()) == 14
+
+
+def test_a_model_without_a_size_is_guessed_and_named(load: Load) -> None:
+    assumptions = make_plan(load(BLOCK % "full")).cost.assumptions
+    (found,) = [a for a in assumptions if a.name == "size of m2"]
+    assert found.value == "7e+09 weights"
+    assert found.source == "nothing states it; give parameters"
+
+
+def test_small_models_are_costed_on_a_core(load: Load) -> None:
+    assert (
+        default_device(load(BLOCK % "full", ("  - {name: m2, hub: org/two}\n", ""))) == "cpu-core"
+    )
+    assert default_device(load(BLOCK % "full")) == "h100"
+
+
+def test_ranges_add_and_scale() -> None:
+    assert Range(1, 2, 3).plus(Range(1, 1, 1)).times(2) == Range(4, 6, 8)
+
+
+QWEN: ModelCard = find_model("qwen2.5-7b")
+
+
+def test_an_adapters_size_is_that_of_peft() -> None:
+    # 40,370,176 is what PEFT prints as trainable parameters for rank 16 on all linear layers.
+    lora = LoraSpec(rank=16, alpha=32)
+    assert adapter_weights(QWEN, lora) == 40_370_176
+    attention = replace(lora, targets=("q_proj", "v_proj"))
+    assert adapter_weights(QWEN, attention) == 28 * 16 * (2 * 3584 + 3584 + 512)
+
+
+def test_the_input_embedding_multiplies_nothing() -> None:
+    assert matmul_weights(QWEN) == 7_615_616_512 - 152_064 * 3584
+    tied = find_model("qwen2.5-0.5b")
+    assert matmul_weights(tied) == tied.parameters
+
+
+def test_keys_and_values_follow_the_heads() -> None:
+    assert kv_bytes(QWEN, 2.0) == 2 * 28 * 4 * 128 * 2
+    assert attention_flops(QWEN, 100) == 2 * 28 * 3584 * 100
