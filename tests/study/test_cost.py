@@ -130,7 +130,9 @@ def test_a_plan_that_cannot_fit_is_refused(load: Load) -> None:
 def test_what_does_not_fit_into_a_device_is_named(load: Load) -> None:
     needs = {(m.model, m.method): m for m in plan_of(load, "full, lora", "rtx-4090").cost.memory}
     assert not needs["qwen2.5-7b", "full"].fits
+    assert needs["qwen2.5-7b", "full"].tokens_per_pass == 0
     assert needs["m1", "lora"].fits
+    assert needs["m1", "lora"].tokens_per_pass > 16_384
     assert needs["qwen2.5-7b", "full"].num_bytes > 16 * 7_615_616_512
 
 

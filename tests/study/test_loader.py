@@ -192,6 +192,11 @@ CHANGES = [
         "revision.",
     ),
     (
+        ("path: d1.jsonl", "path: d1.jsonl, fields: {prompt: q}"),
+        "study.yaml:6: datasets[0]: fields maps only one role; give a column for prompt and for "
+        "answer.",
+    ),
+    (
         ("path: d1.jsonl", "path: none.jsonl"),
         "none.jsonl does not exist; expected a file or folder. Correct the path.",
     ),

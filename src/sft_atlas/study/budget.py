@@ -39,6 +39,8 @@ class MemoryNeed:
     method: str
     num_bytes: int
     fits: bool
+    tokens_per_pass: int
+    """Padded tokens of a training pass that would fill the device; 0 where not even one fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,15 +195,15 @@ def _memory_need(model: CostModel, spec: ModelSpec, method: MethodSpec) -> Memor
     """
     card, trained = model.card(spec), model.trained_weights(spec, method)
     frozen = 0 if method.lora is None else 6 * card.parameters
-    tokens = model.study.max_tokens
-    activations = 34 * tokens * card.layers * card.hidden_size
-    logits = 8 * tokens * card.vocab_size
-    num_bytes = 16 * trained + frozen + activations + logits
+    state = 16 * trained + frozen
+    per_token = 34 * card.layers * card.hidden_size + 8 * card.vocab_size
+    num_bytes = state + per_token * model.study.max_tokens
     return MemoryNeed(
         model=spec.name,
         method=method.name,
         num_bytes=num_bytes,
         fits=num_bytes <= model.device.memory_bytes,
+        tokens_per_pass=max(0, int((model.device.memory_bytes - state) // per_token)),
     )
 
 

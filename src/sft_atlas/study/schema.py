@@ -54,7 +54,7 @@ class ModelEntry(SourceEntry):
     """Architecture family, to group by in the report."""
     languages: tuple[str, ...] | None = None
     """Languages of its pre-training, to group by in the report."""
-    parameters: int | None = Field(default=None, gt=0)
+    parameters: int | None = Field(default=None, gt=0, le=10**14)
     """Number of weights, for the cost estimate where no card tells it."""
 
 
@@ -83,10 +83,16 @@ class DatasetEntry(SourceEntry):
     """`fail` stops at a malformed row; `quarantine` leaves it out and counts it."""
     group: str | None = None
     """Kind of data, to group by in the report."""
-    rows: int | None = Field(default=None, gt=0)
+    rows: int | None = Field(default=None, gt=0, le=10**13)
     """Number of rows, for the plan where no card tells it."""
-    tokens_per_sample: float | None = Field(default=None, gt=0)
+    tokens_per_sample: float | None = Field(default=None, gt=0, le=10**7)
     """Mean tokens of an example, for the cost estimate where no card tells it."""
+
+    @model_validator(mode="after")
+    def _maps_both_roles(self) -> "DatasetEntry":
+        if self.fields is not None and len(self.fields) != 2:
+            raise ValueError("fields maps only one role; give a column for prompt and for answer")
+        return self
 
 
 class BenchmarkEntry(_Section):
@@ -98,7 +104,7 @@ class BenchmarkEntry(_Section):
     """Benchmark file, relative to the study file."""
     shots: int | None = Field(default=None, ge=0, le=100)
     """Number of solved examples shown before the question; left out, the benchmark's own."""
-    limit: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0, le=10**9)
     """Use only the first items; left out, all."""
 
     @model_validator(mode="after")
@@ -121,13 +127,13 @@ class MethodEntry(_Section):
     """Decay of AdamW's first moment."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of AdamW's second moment."""
-    epsilon: float = Field(default=1e-8, gt=0)
+    epsilon: float = Field(default=1e-8, gt=0, le=1)
     """Term that keeps AdamW's division finite."""
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    clip_norm: float | None = Field(default=1.0, gt=0, le=10**6)
     """Gradient norm above which gradients are scaled down; null never clips."""
     rank: int | None = Field(default=None, ge=1, le=4096)
     """LoRA's rank; left out, every weight is trained."""
-    alpha: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, gt=0, le=10**6)
     """LoRA's scale: the adapter's product is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of the adapter."""
@@ -249,7 +255,7 @@ class MeasuresEntry(_Section):
     """Likelihood of each training set under each base model that is trained on it."""
     drift: bool = True
     """Weight change of each cell by layer."""
-    dataset_samples: int | None = Field(default=None, gt=0)
+    dataset_samples: int | None = Field(default=None, gt=0, le=10**9)
     """Samples for `dataset`; left out, as many as are trained on, at most 1,000."""
 
 
@@ -258,7 +264,7 @@ class PublishedEntry(_Section):
 
     kind: Literal["train", "evaluate"]
     """Which of the plan's figures it stands beside."""
-    device_hours: float = Field(gt=0)
+    device_hours: float = Field(gt=0, le=10**12)
     """Hours on one device."""
     source: str = Field(min_length=1)
     """Who published it, and what it covers."""
@@ -301,7 +307,9 @@ class StudyFile(_Section):
     """Benchmarks: names of cards, or mappings."""
     methods: dict[Name, MethodEntry] = Field(min_length=1)
     """Training methods by name."""
-    mixtures: dict[Name, dict[Name, Annotated[float, Field(gt=0)]]] = Field(default_factory=dict)
+    mixtures: dict[Name, dict[Name, Annotated[float, Field(gt=0, le=10**9)]]] = Field(
+        default_factory=dict
+    )
     """Named mixtures: weights by dataset, in any unit; they are divided by their sum."""
     blocks: dict[Name, BlockEntry] = Field(min_length=1)
     """Factorial products by name; cells that two blocks ask for are trained once."""
