@@ -1,0 +1,132 @@
+"""How far could a mean be off, had other models and datasets been drawn?
+
+A thousand scores are not a thousand independent points: they share a few models and a few datasets.
+The unit that is resampled is therefore the model and the dataset, never the row. Means get a
+two-way cluster-robust standard error (Cameron, Gelbach and Miller 2011) with Student's t on the
+smaller number of clusters; other statistics get a bootstrap that draws models and datasets
+independently (Owen 2007, "The pigeonhole bootstrap").
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEVEL = 0.95
+MIN_CLUSTERS = 3
+"""Fewest models and fewest datasets from which a bootstrap interval is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean, its standard error and interval; NaN bounds where there is nothing to resample."""
+
+    estimate: float
+    standard_error: float
+    low: float
+    high: float
+    num_rows: int
+    num_models: int
+    num_datasets: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The bounds, or None where they could not be formed."""
+        return None if math.isnan(self.low) else (self.low, self.high)
+
+
+def codes(labels: object) -> Ints:
+    """Number the distinct labels 0, 1, ... in sorted order."""
+    return np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def t_quantile(num_clusters: int, level: float = LEVEL) -> float:
+    """Two-sided Student-t multiplier with `num_clusters - 1` degrees of freedom; NaN below two."""
+    if num_clusters < 2:
+        return math.nan
+    return float(stdtrit(num_clusters - 1, (1 + level) / 2))
+
+
+def two_way_mean(values: Floats, *, models: Ints, datasets: Ints, level: float = LEVEL) -> Mean:
+    """Mean of rows that share models and datasets.
+
+    The variance is V(models) + V(datasets) - V(model x dataset pairs), each the cluster-robust
+    variance with the correction G / (G - 1), and never below the larger of the first two. A factor
+    with a single level cannot be resampled: the interval then speaks about that level alone.
+    """
+    num_models, num_datasets = (int(np.unique(codes).size) for codes in (models, datasets))
+    facts = {"num_rows": values.size, "num_models": num_models, "num_datasets": num_datasets}
+    estimate = float(values.mean()) if values.size else math.nan
+    residual = values - estimate
+    ways = [v for v in (models, datasets) if np.unique(v).size > 1]
+    if not ways:
+        nan = math.nan
+        return Mean(estimate=estimate, standard_error=nan, low=nan, high=nan, **facts)
+    single = [_cluster_variance(residual, way) for way in ways]
+    variance = max(single)
+    if len(ways) == 2:
+        pairs = models * (datasets.max() + 1) + datasets
+        variance = max(variance, sum(single) - _cluster_variance(residual, pairs))
+    error = math.sqrt(variance)
+    margin = t_quantile(min(np.unique(way).size for way in ways), level) * error
+    low, high = estimate - margin, estimate + margin
+    return Mean(estimate=estimate, standard_error=error, low=low, high=high, **facts)
+
+
+def two_way_weights(models: Ints, datasets: Ints, *, num_resamples: int, seed: int) -> Floats:
+    """Weights of each row in each resample, shape (num_resamples, rows).
+
+    Models and datasets are drawn with replacement, independently; a row counts as often as its
+    model times as often as its dataset was drawn.
+    """
+    rng = np.random.default_rng([seed, 0x2A7])
+    counts = []
+    for clusters in (models, datasets):
+        size = int(clusters.max()) + 1
+        draws = rng.multinomial(size, np.full(size, 1 / size), size=num_resamples)
+        counts.append(draws.astype(np.float64)[:, clusters])
+    weights: Floats = counts[0] * counts[1]
+    return weights
+
+
+def percentile_interval(draws: Floats, level: float = LEVEL) -> tuple[float, float] | None:
+    """Bounds of the central share of the draws that exist; None if fewer than two thirds do.
+
+    A resample in which a statistic is not defined (one model drawn every time) leaves a NaN behind.
+    """
+    kept = draws[np.isfinite(draws)]
+    if kept.size < 2 * draws.size / 3:
+        return None
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def simultaneous_band(estimates: Floats, draws: Floats) -> tuple[Floats, Floats]:
+    """Band that holds all correlations at once, for claims about the largest of them.
+
+    The width on Fisher's z scale is the 95 % point of the largest deviation of a resample from the
+    estimates. `draws` is (resamples, correlations); resamples with a NaN are left out.
+    """
+    kept = draws[np.isfinite(draws).all(axis=1)]
+    if kept.shape[0] < 2 * draws.shape[0] / 3:
+        nothing = np.full(estimates.shape, np.nan)
+        return nothing, nothing.copy()
+    centre = np.arctanh(np.clip(estimates, -_NEAR_ONE, _NEAR_ONE))
+    deviation = np.abs(np.arctanh(np.clip(kept, -_NEAR_ONE, _NEAR_ONE)) - centre).max(axis=1)
+    margin = np.quantile(deviation, LEVEL)
+    return np.tanh(centre - margin), np.tanh(centre + margin)
+
+
+_NEAR_ONE = 0.9999
+
+
+def _cluster_variance(residual: Floats, clusters: Ints) -> float:
+    """Variance of the mean when rows of one cluster move together."""
+    sums = np.bincount(clusters, weights=residual)
+    num_clusters = np.unique(clusters).size
+    return float(num_clusters / max(num_clusters - 1, 1) * (sums @ sums) / residual.size**2)

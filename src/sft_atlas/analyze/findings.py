@@ -1,0 +1,366 @@
+"""What can be said about the study's questions, and what can it not tell?
+
+A Finding is an estimate with its 95 % interval, what was resampled, the method in a sentence and
+the cells that it rests on. Its statement is in plain words and never says more than the interval
+does: where the interval covers 0 the direction is left open.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pandas as pd
+
+from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
+from sft_atlas.analyze.epochs import last_against_first
+from sft_atlas.analyze.pairs import mean_difference, paired_differences
+
+NUM_ERRORS: Final = 3.0
+"""Standard errors beyond which a single gain is counted as a gain or a loss."""
+
+OWN: Final = "Which data helps the benchmark of its own skill?"
+LOSSES: Final = "What loses points?"
+BEST: Final = "Which data helps most over all benchmarks?"
+METHODS: Final = "Full fine-tuning or LoRA?"
+SAMPLES: Final = "Do more samples help?"
+EPOCHS: Final = "Do more epochs help?"
+
+Scale = Literal["points", "correlation", "position", "count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One answer, as far as the data can give it."""
+
+    question: str
+    statement: str
+    """The answer in plain words, with the numbers a reader needs."""
+    estimate: float | None
+    """In `scale`; points are fractions of 1 here and in all tables."""
+    interval: tuple[float, float] | None
+    """95 %; None where nothing could be resampled."""
+    scale: Scale
+    n: int
+    """Number of rows that the estimate averages."""
+    unit: str
+    """What a row is, and which clusters the interval resamples."""
+    method: str
+    rows: tuple[str, ...]
+    """Fingerprints of the cells behind it."""
+    benchmarks: tuple[str, ...] = ()
+    """The benchmarks behind it; empty for all."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Tell whether the interval excludes 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def points(value: float) -> str:
+    """Format a gain as signed percentage points, with a true minus sign.
+
+    >>> points(0.0342)
+    '+3.4'
+    """
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in {"+0.0", "-0.0"} else minus(text)
+
+
+def minus(text: str) -> str:
+    """Replace every hyphen of formatted numbers by a minus sign."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval_text(interval: tuple[float, float] | None, scale: Scale = "points") -> str:
+    """Format an interval in brackets, or say that there is none."""
+    if interval is None:
+        return "(no interval: too few models or datasets)"
+    if scale == "points":
+        return f"[{points(interval[0])}, {points(interval[1])}]"
+    return minus(f"[{interval[0]:.2f}, {interval[1]:.2f}]")
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    >>> plural(1, "model"), plural(3, "model")
+    ('1 model', '3 models')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def main_setting(gains: pd.DataFrame) -> str:
+    """Name the setting with the most model x data pairs: the one that most answers are about."""
+    pairs = (
+        gains.drop_duplicates(["setting", "model", "data"]).groupby("setting", sort=False).size()
+    )
+    return str(pairs.idxmax())
+
+
+def own_skill_findings(gains: pd.DataFrame) -> list[Finding]:
+    """Say how datasets move the benchmarks of their own skill, per method, at the final epoch."""
+    findings = []
+    for method, rows in _final_by_method(gains):
+        own = rows[(rows["data_group"] == rows["skill"]) & (rows["data_kind"] == "each")]
+        if own.empty:
+            continue
+        mean = _mean(own)
+        by_data = own.groupby("data", sort=False)["gain"].mean().sort_values(ascending=False)
+        clear = int((own["gain"] > NUM_ERRORS * own["gain_se"]).sum())
+        chance = len(own) * _upper_tail(NUM_ERRORS)
+        findings.append(
+            Finding(
+                question=OWN,
+                statement=(
+                    f"{method}: trained on a skill, models move its own benchmark by "
+                    f"{points(mean.estimate)} points {interval_text(mean.interval)} on average. "
+                    f"{clear} of {len(own)} single gains exceed {NUM_ERRORS:g} standard errors "
+                    f"(about {chance:.1f} would without any effect). Largest: {by_data.index[0]} "
+                    f"({points(by_data.iloc[0])}); smallest: {by_data.index[-1]} "
+                    f"({points(by_data.iloc[-1])}). {_verdict(mean, 'rise', 'fall')}"
+                ),
+                estimate=mean.estimate,
+                interval=mean.interval,
+                scale="points",
+                n=len(own),
+                unit=_unit(mean, "gain"),
+                method=f"Mean final gain where data group = benchmark skill. {TWO_WAY}",
+                rows=_cells(own),
+                benchmarks=tuple(own["benchmark"].unique()),
+            )
+        )
+    return findings
+
+
+def loss_findings(gains: pd.DataFrame) -> list[Finding]:
+    """Count gains below 0 by more than `NUM_ERRORS` standard errors, per method, and name the worst
+    pair.
+    """
+    findings = []
+    for method, rows in _final_by_method(gains):
+        rows = rows[rows["gain_se"].notna()]
+        if rows.empty:
+            continue
+        lost = rows[rows["gain"] < -NUM_ERRORS * rows["gain_se"]]
+        chance = len(rows) * _upper_tail(NUM_ERRORS)
+        text = (
+            f"{method}: {len(lost)} of {len(rows)} final scores lie more than {NUM_ERRORS:g} "
+            f"standard errors below their base model (about {chance:.1f} would without any effect)."
+        )
+        text += _worst_pair(rows) if len(lost) else " No single loss is certain."
+        findings.append(
+            Finding(
+                question=LOSSES,
+                statement=text,
+                estimate=len(lost) / len(rows),
+                interval=None,
+                scale="count",
+                n=len(rows),
+                unit="final cell x benchmark",
+                method=(
+                    f"A loss is gain < -{NUM_ERRORS:g} x its paired standard error over items; the "
+                    "count "
+                    "expected by chance is one normal tail times the number of gains."
+                ),
+                rows=_cells(lost),
+                benchmarks=tuple(lost["benchmark"].unique()),
+            )
+        )
+    return findings
+
+
+def _worst_pair(rows: pd.DataFrame) -> str:
+    means = rows.groupby(["data", "benchmark"], sort=False, as_index=False).agg(
+        gain=("gain", "mean"), size=("gain", "size")
+    )
+    worst = means.sort_values("gain").iloc[0]
+    cells = plural(int(worst["size"]), "cell")
+    return (
+        f" The largest mean loss: {worst['data']} on {worst['benchmark']}, "
+        f"{points(float(worst['gain']))} points over {cells}."
+    )
+
+
+def best_data_findings(means: pd.DataFrame) -> list[Finding]:
+    """Compare the data with the largest mean gain to the runner-up, on the same models."""
+    findings = []
+    for method, rows in _final_by_method(means):
+        table = rows.pivot_table(index="model", columns="data", values="gain", sort=False)
+        table = table.dropna(axis="columns")
+        if table.shape[1] < 2:
+            continue
+        order = table.mean().sort_values(ascending=False)
+        best, second = str(order.index[0]), str(order.index[1])
+        lead = (table[best] - table[second]).to_numpy(dtype=float)
+        clusters = codes(table.index)
+        # The winner was picked by looking: each of its rivals gets a share of the 5 %.
+        level = 1 - 0.05 / (table.shape[1] - 1)
+        mean = two_way_mean(lead, models=clusters, datasets=0 * clusters, level=level)
+        ahead = mean.interval is not None and mean.interval[0] > 0
+        end = "The lead is clear." if ahead else "The data cannot tell these two apart."
+        statement = (
+            f"{method}: {best} has the largest mean gain ({points(order.iloc[0])} points), "
+            f"{points(mean.estimate)} {interval_text(mean.interval)} ahead of {second} on the same "
+            f"{plural(len(table), 'model')}. {end}"
+        )
+        findings.append(
+            Finding(
+                question=BEST,
+                statement=statement,
+                estimate=mean.estimate,
+                interval=mean.interval,
+                scale="points",
+                n=len(table),
+                unit="model",
+                method=(
+                    "Mean over benchmarks; lead over the runner-up paired by model, Student's t "
+                    f"over models at level {level:.3f}, because the best of {table.shape[1]} was "
+                    "chosen by looking (Bonferroni)."
+                ),
+                rows=_cells(rows[rows["data"].isin([best, second])]),
+            )
+        )
+    return findings
+
+
+def method_findings(gains: pd.DataFrame, means: pd.DataFrame) -> list[Finding]:
+    """Compare LoRA with full fine-tuning on pairs that differ in nothing else."""
+    if means.empty:
+        return []
+    kinds = means.drop_duplicates("method").set_index("method")["method_kind"]
+    full = [name for name, kind in kinds.items() if kind == "full"]
+    lora = [name for name, kind in kinds.items() if kind == "lora"]
+    findings = []
+    for first in full:
+        for second in lora:
+            finding = _difference(
+                gains, means, question=METHODS, factor="method", first=first, second=second
+            )
+            findings += [finding] if finding else []
+    return findings
+
+
+def sample_findings(gains: pd.DataFrame, means: pd.DataFrame) -> list[Finding]:
+    """Compare the largest number of samples with the smallest, on otherwise equal pairs."""
+    sizes = sorted(int(size) for size in means["samples"].unique()) if not means.empty else []
+    if len(sizes) < 2:
+        return []
+    first, last = sizes[0], sizes[-1]
+    finding = _difference(
+        gains, means, question=SAMPLES, factor="samples", first=first, second=last
+    )
+    return [finding] if finding else []
+
+
+def epoch_findings(means: pd.DataFrame) -> list[Finding]:
+    """Compare the last with the first kept epoch of the same trajectories."""
+    findings = []
+    for (setting, method), rows in means.groupby(["setting", "method"], sort=False):
+        answer = last_against_first(rows)
+        if answer is None:
+            continue
+        first, last, mean = answer
+        findings.append(
+            Finding(
+                question=EPOCHS,
+                statement=(
+                    f"{method}, {setting}: from epoch {first} to {last} the mean gain changes by "
+                    f"{points(mean.estimate)} points {interval_text(mean.interval)}. "
+                    f"{_verdict(mean, 'Later is better', 'Earlier is better', whole=True)}"
+                ),
+                estimate=mean.estimate,
+                interval=mean.interval,
+                scale="points",
+                n=mean.num_rows,
+                unit=_unit(mean, "trajectory"),
+                method=f"Difference within trajectories that kept all compared epochs. {TWO_WAY}",
+                rows=_cells(rows),
+            )
+        )
+    return findings
+
+
+TWO_WAY: Final = (
+    "Two-way cluster-robust interval over models and datasets, Student's t on the smaller number "
+    "of clusters."
+)
+
+
+def _difference(
+    gains: pd.DataFrame, means: pd.DataFrame, *, question: str, factor: str, first: Any, second: Any
+) -> Finding | None:
+    """Make the Finding of a paired comparison, overall and by benchmark."""
+    final_means, final = means[means["is_final"]], gains[gains["is_final"]]
+    pairs = paired_differences(final_means, factor=factor, first=first, second=second)
+    if pairs.empty:
+        return None
+    mean = mean_difference(pairs)
+    single = paired_differences(final, factor=factor, first=first, second=second)
+    clear = []
+    for name, part in single.groupby("benchmark", sort=False):
+        answer = mean_difference(part)
+        if answer.interval is not None and not answer.interval[0] <= 0 <= answer.interval[1]:
+            clear.append((str(name), answer.estimate))
+    clear.sort(key=lambda item: item[1])
+    suffix = " samples" if factor == "samples" else ""
+    left, right = (f"{value:,}{suffix}" if suffix else str(value) for value in (first, second))
+    listed = ", ".join(f"{name} {points(value)}" for name, value in clear)
+    num_asked = single["benchmark"].nunique()
+    verdict = _verdict(mean, f"{right} is ahead", f"{left} is ahead", whole=True)
+    text = (
+        f"{right} minus {left}: {points(mean.estimate)} points "
+        f"{interval_text(mean.interval)} on average, over {plural(len(pairs), 'pair')} "
+        f"that differ in nothing else. {verdict} "
+    )
+    text += (
+        f"By benchmark the interval excludes 0 for {len(clear)} of {num_asked} "
+        f"(about {0.05 * num_asked:.1f} would by chance): {listed}."
+        if listed
+        else "On no single benchmark does the interval exclude 0."
+    )
+    return Finding(
+        question=question,
+        statement=text,
+        estimate=mean.estimate,
+        interval=mean.interval,
+        scale="points",
+        n=len(pairs),
+        unit=_unit(mean, "pair"),
+        method=f"Final epochs, paired by model, data, seed and every other choice. {TWO_WAY}",
+        rows=tuple(dict.fromkeys([*pairs["cell_first"], *pairs["cell_second"]])),
+    )
+
+
+def _final_by_method(gains: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
+    """Final rows of the main setting, by method."""
+    if gains.empty:
+        return []
+    rows = gains[gains["is_final"] & (gains["setting"] == main_setting(gains))]
+    return [(str(method), part) for method, part in rows.groupby("method", sort=False)]
+
+
+def _mean(rows: pd.DataFrame) -> Mean:
+    values = rows["gain"].to_numpy(dtype=float)
+    return two_way_mean(values, models=codes(rows["model"]), datasets=codes(rows["data"]))
+
+
+def _verdict(mean: Mean, up: str, down: str, *, whole: bool = False) -> str:
+    """Word the direction only where the interval gives one."""
+    if mean.interval is None or mean.interval[0] <= 0 <= mean.interval[1]:
+        return "The interval covers 0: the data cannot tell the direction." if mean.interval else ""
+    word = up if mean.estimate > 0 else down
+    return f"{word}." if whole else f"On average they {word}."
+
+
+def _unit(mean: Mean, noun: str) -> str:
+    clusters = f"{plural(mean.num_models, 'model')}, {plural(mean.num_datasets, 'dataset')}"
+    return f"{noun} ({clusters})"
+
+
+def _cells(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(cell) for cell in rows["cell"]))
+
+
+def _upper_tail(errors: float) -> float:
+    return 0.5 * math.erfc(errors / math.sqrt(2))

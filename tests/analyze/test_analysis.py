@@ -1,0 +1,172 @@
+"""What was planted is found, and what was not is not claimed."""
+
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sft_atlas.analyze import findings as words
+from sft_atlas.analyze import relations
+from sft_atlas.analyze.analysis import Analysis, analyze
+from sft_atlas.analyze.associations import associations, perplexity_points
+from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
+
+
+def answers(analysis: Analysis, question: str) -> list[words.Finding]:
+    return [finding for finding in analysis.findings if finding.question == question]
+
+
+@pytest.fixture(scope="module")
+def effects(planted: ModuleType) -> Analysis:
+    world = planted.World(
+        num_benchmarks=6,
+        epochs=(1, 3),
+        samples=(200, 1000),
+        perplexity=-0.05,
+        layer=0.1,
+        per_epoch=0.02,
+        lora=-0.04,
+        noise=0.01,
+    )
+    return analyze(planted.make_tables(world), num_resamples=150)
+
+
+@pytest.fixture(scope="module")
+def nothing(planted: ModuleType) -> Analysis:
+    world = planted.World(
+        num_benchmarks=6, epochs=(1, 3), samples=(200, 1000), own=0.0, other=0.0, seed=5
+    )
+    return analyze(planted.make_tables(world), num_resamples=150)
+
+
+def test_own_skill_gains_are_found(effects: Analysis) -> None:
+    for finding in answers(effects, words.OWN):
+        assert finding.is_clear and finding.estimate == pytest.approx(0.3, abs=0.08)
+        assert "On average they rise." in finding.statement
+
+
+def test_lora_difference_is_found_and_paired(effects: Analysis) -> None:
+    (finding,) = answers(effects, words.METHODS)
+    assert finding.is_clear
+    assert finding.estimate == pytest.approx(-0.04, abs=0.01)
+    assert finding.n == 4 * 7 * 2
+    assert "full is ahead" in finding.statement
+
+
+def test_epoch_rise_is_found(effects: Analysis) -> None:
+    for finding in answers(effects, words.EPOCHS):
+        assert finding.is_clear
+        assert finding.estimate == pytest.approx(0.02, abs=0.005)
+        assert "Later is better." in finding.statement
+
+
+def test_perplexity_slope_is_found_in_every_comparison(effects: Analysis) -> None:
+    found = answers(effects, relations.PERPLEXITY)
+    assert len(found) == 6
+    for finding in found:
+        assert finding.estimate < -0.5 and finding.is_clear
+        assert "Less perplexing data goes with larger gains." in finding.statement
+
+
+def test_the_planted_layer_is_found(effects: Analysis) -> None:
+    for finding in answers(effects, relations.LAYERS):
+        assert finding.estimate == pytest.approx(0.583, abs=0.01)
+        assert finding.interval[0] <= finding.estimate <= finding.interval[1]
+        assert "Resampling keeps the peak" in finding.statement
+
+
+def test_an_effect_that_is_absent_is_not_claimed(nothing: Analysis) -> None:
+    for question in (words.OWN, words.METHODS, words.SAMPLES, words.EPOCHS, words.BEST):
+        for finding in answers(nothing, question):
+            assert not finding.is_clear, finding.statement
+            assert "cannot tell" in finding.statement
+    for finding in answers(nothing, relations.LAYERS):
+        assert "cannot tell" in finding.statement
+
+
+def test_perplexity_claims_are_rare_when_there_is_no_relation(planted: ModuleType) -> None:
+    covered, p_values, trials = 0, [], 12
+    for seed in range(trials):
+        world = planted.World(own=0.0, other=0.0, methods=("full",), epochs=(1,), seed=seed)
+        tables = planted.make_tables(world)
+        gains = cell_gains(tables)
+        points = perplexity_points(gains, mean_gains(gains), tables.datasets)
+        points = points[points["benchmark"] == AVERAGE]
+        table = associations(points, num_resamples=200, num_permutations=200)
+        chosen = (table["variant"] == "within_data") & (table["statistic"] == "spearman")
+        row = table[chosen & (table["benchmark"] == AVERAGE)].iloc[0]
+        covered += row["low"] <= 0 <= row["high"]
+        p_values.append(row["p_value"])
+    assert covered >= trials - 2
+    assert np.median(p_values) > 0.15
+
+
+def test_losses_are_counted_against_chance(planted: ModuleType) -> None:
+    world = planted.World(own=0.2, other=-0.15, noise=0.01, epochs=(1,), num_datasets=4)
+    found = answers(analyze(planted.make_tables(world), num_resamples=50), words.LOSSES)
+    for finding in found:
+        assert finding.estimate > 0.5
+        assert "would without any effect" in finding.statement
+        assert finding.rows
+
+
+def test_findings_rest_on_cells_that_exist(effects: Analysis) -> None:
+    known = set(effects.gains["cell"])
+    for finding in effects.findings:
+        assert set(finding.rows) <= known
+        assert finding.method and finding.unit and finding.n > 0
+
+
+def test_the_same_tables_give_the_same_answers(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_datasets=4, num_benchmarks=3, epochs=(1,)))
+    first, second = (analyze(tables, num_resamples=50) for _ in range(2))
+    assert first.findings == second.findings
+    pd.testing.assert_frame_equal(first.layers, second.layers)
+
+
+def test_row_order_changes_no_answer(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_datasets=4, num_benchmarks=3, epochs=(1, 3)))
+    shuffled = type(tables)(
+        **{name: frame.sample(frac=1, random_state=1) for name, frame in vars(tables).items()}
+    )
+    first, second = analyze(tables, num_resamples=30), analyze(shuffled, num_resamples=30)
+
+    def numbers(analysis: Analysis) -> dict[tuple[str, str, int], float]:
+        return {
+            (f.question, f.statement.split(":")[0], i % 7): round(f.estimate, 9)
+            for i, f in enumerate(sorted(analysis.findings, key=lambda f: f.statement))
+        }
+
+    assert numbers(first) == numbers(second)
+
+
+def test_one_model_gets_no_interval_over_models(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_models=1, num_datasets=3, num_benchmarks=3))
+    analysis = analyze(tables, num_resamples=50)
+    assert analysis.associations["low"].isna().all()
+    (best, _) = answers(analysis, words.BEST)
+    assert best.interval is None and "no interval" in best.statement
+    assert AVERAGE not in set(analysis.gain_map["model"])
+
+
+@pytest.mark.parametrize("missing", ["drift", "datasets", "curves"])
+def test_absent_measures_leave_the_other_answers(planted: ModuleType, missing: str) -> None:
+    tables = planted.make_tables(planted.World(epochs=(1,)))
+    analysis = analyze(type(tables)(**{**vars(tables), missing: pd.DataFrame()}), num_resamples=50)
+    assert answers(analysis, words.OWN)
+    assert analysis.layers.empty == (missing == "drift")
+    assert analysis.points.empty == (missing == "datasets")
+
+
+def test_a_study_without_scores_has_no_answers(planted: ModuleType) -> None:
+    tables = planted.make_tables()
+    scores = tables.scores.assign(score=np.nan, gain=np.nan, gain_se=np.nan)
+    analysis = analyze(type(tables)(**{**vars(tables), "scores": scores}), num_resamples=50)
+    assert analysis.findings == ()
+    assert analysis.main_setting == ""
+
+
+def test_points_are_signed_with_a_true_minus() -> None:
+    assert words.points(-0.2) == "\N{MINUS SIGN}20.0"
+    assert words.points(-0.0001) == "0.0"

@@ -1,0 +1,51 @@
+"""Layer changes add up over matrices; depths are compared at the shallowest positions."""
+
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
+from sft_atlas.analyze.layers import layer_changes, layer_profile
+
+
+def test_relative_change_pools_the_matrices_of_a_layer(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(epochs=(1,)))
+    drift = pd.DataFrame(
+        {
+            "cell": ["c"] * 3,
+            "layer": [0, 0, np.nan],
+            "num_layers": [1, 1, 1],
+            "position": [0.5, 0.5, np.nan],
+            "kind": ["attention.query", "mlp.up", "embedding"],
+            "frobenius": [3.0, 4.0, 100.0],
+            "relative": [0.3, 0.1, 1.0],
+        }
+    )
+    changes = layer_changes(type(tables)(**{**vars(tables), "drift": drift}))
+    assert changes["change"].tolist() == pytest.approx([5 / np.hypot(10, 40)])
+
+
+def test_models_of_other_depth_are_read_at_the_shallowest_positions(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(epochs=(1,), methods=("full",)))
+    deep = planted.make_tables(planted.World(epochs=(1,), methods=("full",), num_layers=12)).drift
+    first = tables.cells.loc[tables.cells["model"] == "llama-a", "cell"]
+    drift = pd.concat(
+        [tables.drift[~tables.drift["cell"].isin(first)], deep[deep["cell"].isin(first)]]
+    )
+    mixed = type(tables)(**{**vars(tables), "drift": drift})
+    table = layer_profile(mixed, mean_gains(cell_gains(mixed)), num_resamples=50).table
+    average = table[table["model"] == AVERAGE]
+    assert average["position"].tolist() == pytest.approx([(i + 0.5) / 6 for i in range(6)])
+    assert (average["num_trajectories"] == 28).all()
+
+
+def test_unchanged_weights_are_zero_change(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(epochs=(1,)))
+    still = type(tables)(
+        **{**vars(tables), "drift": tables.drift.assign(frobenius=0.0, relative=0.0)}
+    )
+    profile = layer_profile(still, mean_gains(cell_gains(still)), num_resamples=50).table
+    assert (profile["change"] == 0).all()
+    assert profile["correlation"].isna().all()
