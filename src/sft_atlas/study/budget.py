@@ -162,7 +162,7 @@ class _Tally:
         trajectory = job.trajectory
         spec, method = trajectory.model, trajectory.method
         self.runs.setdefault((spec.name, method.name), (spec, method))
-        self.trained_tokens += job.keep_epochs[-1] * self.model.data_tokens(trajectory.data.parts)
+        self.trained_tokens += job.keep_epochs[-1] * self.model.data_tokens(trajectory.data)
         for epoch in job.keep_epochs:
             self.unshared = self.unshared.plus(self.model.training(trajectory, epoch, 1))
         self.weights += len(job.keep_epochs) * self.model.cell_bytes(spec, method)

@@ -24,8 +24,8 @@ from sft_atlas.study.shape import (
 from sft_atlas.study.spec import (
     BenchmarkSpec,
     CellSpec,
-    DataPart,
     DatasetSpec,
+    DataSpec,
     MethodSpec,
     ModelSpec,
     TrajectorySpec,
@@ -77,6 +77,7 @@ class CostModel:
             b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
         }
         self._known: dict[tuple[object, ...], Range] = {}
+        self._data_tokens: dict[str, float] = {}
         self._train_jobs: dict[tuple[object, ...], JobCost] = {}
 
     def job(self, job: Job) -> JobCost:
@@ -149,9 +150,12 @@ class CostModel:
             tokens = card.tokens_per_sample
         return min(tokens, float(self.study.max_tokens))
 
-    def data_tokens(self, parts: tuple[DataPart, ...]) -> float:
+    def data_tokens(self, data: DataSpec) -> float:
         """Return the tokens of one epoch over some data."""
-        return sum(part.num_samples * self.sample_tokens(part.dataset) for part in parts)
+        if data.canonical not in self._data_tokens:
+            tokens = [part.num_samples * self.sample_tokens(part.dataset) for part in data.parts]
+            self._data_tokens[data.canonical] = sum(tokens)
+        return self._data_tokens[data.canonical]
 
     def trained_weights(self, model: ModelSpec, method: MethodSpec) -> int:
         """Return how many weights an optimizer step moves."""
@@ -177,7 +181,7 @@ class CostModel:
         model, method, data = trajectory.model, trajectory.method, trajectory.data
         card, device = self.card(model), self.device
         weights, trained = matmul_weights(card), self.trained_weights(model, method)
-        tokens = self.data_tokens(data.parts) * scenario.token_factor * scenario.padding_factor
+        tokens = self.data_tokens(data) * scenario.token_factor * scenario.padding_factor
         length = tokens / data.num_samples
         steps = math.ceil(data.num_samples / method.batch_samples)
         passes = steps * math.ceil(method.batch_samples * length / MICRO_BATCH_TOKENS)
