@@ -1,0 +1,50 @@
+// Decodes the embedded payload: columns of numbers and of indices into `names` become rows of named values.
+const payload = JSON.parse(document.getElementById("payload").textContent);
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const names = payload.names;
+const NAMED = {
+  setting: "settings", method: "methods", model: "models", data: "data", benchmark: "benchmarks", unit: "units",
+  variant: "variants", statistic: "statistics", state: "states", schedule: "schedules", block: "blocks", reason: "reasons",
+};
+const AVERAGE = -1;
+const POOLED = -2;
+
+function tableRows(table) {
+  const columns = Object.keys(table);
+  const rows = Array.from({ length: columns.length ? table[columns[0]].length : 0 }, () => ({}));
+  columns.forEach((name) => table[name].forEach((value, i) => { rows[i][name] = value; }));
+  return rows;
+}
+
+const nameOf = (column, index) => (index >= 0 ? names[NAMED[column]][index] : "");
+const mapRows = tableRows(payload.map);
+const pointRows = tableRows(payload.points);
+const associationRows = tableRows(payload.associations);
+const layerRows = tableRows(payload.layers);
+const epochRows = tableRows(payload.epochs);
+const curveRows = tableRows(payload.curves);
+const cellRows = tableRows(payload.cells);
+
+const distinct = (rows, column) => [...new Set(rows.map((row) => row[column]))].sort((a, b) => a - b);
+const isNumber = (value) => value !== null && value !== undefined;
+const minus = (text) => text.replace(/-/g, "\u2212");
+
+function signed(fraction, digits = 1) {
+  if (!isNumber(fraction)) return "\u2014";
+  const text = (100 * fraction).toFixed(digits);
+  if (Number(text) === 0) return (0).toFixed(digits);
+  return (fraction > 0 ? "+" : "") + minus(text);
+}
+
+const pointsInterval = (low, high) => (isNumber(low) ? `[${signed(low)}, ${signed(high)}]` : "none: too few to resample");
+const decimalInterval = (low, high) =>
+  isNumber(low) ? minus(`[${low.toFixed(2)}, ${high.toFixed(2)}]`) : "none: fewer than 3 models or datasets";
+const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+function restsOn(row) {
+  const parts = [];
+  if (isNumber(row.num_models)) parts.push(plural(row.num_models, "model"));
+  if (isNumber(row.num_datasets)) parts.push(plural(row.num_datasets, "dataset"));
+  if (isNumber(row.num_trajectories)) parts.push(plural(row.num_trajectories, "training run"));
+  return parts.join(", ");
+}

@@ -1,0 +1,370 @@
+// Connects selectors, charts and tables.
+const mainSetting = Math.max(0, names.settings.indexOf(payload.main_setting));
+
+// A labelled <select>; a choice of one is not shown. Returns a function that reads the chosen value.
+function selector(place, label, choices, chosen, onChange) {
+  const select = document.createElement("select");
+  const fill = (list, value) => {
+    select.replaceChildren(...list.map(([key, text]) => new Option(text, String(key), false, key === value)));
+    wrapper.hidden = list.length < 2;
+    wrapper.style.display = list.length < 2 ? "none" : "";
+  };
+  const wrapper = document.createElement("label");
+  wrapper.append(label, select);
+  fill(choices, chosen);
+  select.addEventListener("change", onChange);
+  document.getElementById(`controls-${place}`).append(wrapper);
+  const read = () => Number(select.value);
+  read.fill = (list, preferred) => {
+    const kept = list.some(([key]) => String(key) === select.value) ? Number(select.value) : preferred;
+    fill(list, kept);
+  };
+  return read;
+}
+
+const choicesOf = (rows, column, averageText) =>
+  distinct(rows, column).map((index) => [index, index === AVERAGE ? averageText : index === POOLED ? "all benchmarks, pooled" : nameOf(column, index)]);
+const first = (choices, preferred) => (choices.some(([key]) => key === preferred) ? preferred : choices[0]?.[0]);
+const settingOf = (rows) => first(choicesOf(rows, "setting"), mainSetting);
+const lastEpoch = (rows) => Math.max(...rows.map((row) => row.epoch));
+
+// Draws the average in the colour of text, so that it stands apart from every single series.
+function inkFirst(spec, theme, rows) {
+  const domain = [...new Set(rows.map((row) => row.series))];
+  const scale = { domain, range: [theme.ink, ...domain.slice(1).map((_, i) => theme.category[i % theme.category.length])] };
+  spec.layer.forEach((layer) => { if (layer.encoding.color?.field === "series") layer.encoding.color.scale = scale; });
+}
+
+function gainMapSection() {
+  if (!mapRows.length) {
+    explain("gain-map", "There is no gain yet: a gain needs a trained cell and its base model, both scored on the same benchmark.");
+    document.getElementById("gain-table-details").hidden = true;
+    return;
+  }
+  const largest = mapRows.map((row) => Math.abs(row.gain)).sort((a, b) => a - b);
+  const limit = Math.max(1, Math.ceil(100 * largest[Math.ceil(0.98 * (largest.length - 1))]));
+  const modelText = "average over models";
+  const setting = selector("gains", "Setting", choicesOf(mapRows, "setting"), settingOf(mapRows), () => refill(true));
+  const method = selector("gains", "Method", choicesOf(mapRows, "method"), distinct(mapRows, "method")[0], () => refill(false));
+  const model = selector("gains", "Model", choicesOf(mapRows, "model", modelText), distinct(mapRows, "model")[0], show);
+  const epoch = selector("gains", "Epoch", [], 0, show);
+
+  function refill(isNewSetting) {
+    const inSetting = mapRows.filter((row) => row.setting === setting());
+    method.fill(choicesOf(inSetting, "method"), inSetting[0].method);
+    const rows = inSetting.filter((row) => row.method === method());
+    model.fill(choicesOf(rows, "model", modelText), distinct(rows, "model")[0]);
+    const epochs = distinct(rows, "epoch").map((value) => [value, String(value)]);
+    if (isNewSetting) epoch.fill([], 0);
+    epoch.fill(epochs, lastEpoch(rows));
+    show();
+  }
+
+  function show() {
+    const rows = mapRows.filter((row) => row.setting === setting() && row.method === method() && row.model === model() && row.epoch === epoch());
+    if (!rows.length) {
+      explain("gain-map", "No cell of this choice is trained and scored.");
+      return;
+    }
+    const shown = filledMap(rows, limit);
+    const numBenchmarks = distinct(rows, "benchmark").length;
+    draw("gain-map", "gain-map", shown, (spec, theme) => {
+      const box = document.getElementById("chart-gain-map").clientWidth - 190;
+      spec.width = { step: Math.max(46, Math.min(84, Math.floor(box / numBenchmarks))) };
+      spec.layer[0].encoding.color.scale.domain = [-limit, limit];
+      spec.layer[1].mark.stroke = theme.own;
+    });
+    const sizes = distinct(rows, "num_models");
+    const span = sizes.length > 1 ? `${sizes[0]} to ${sizes.at(-1)} models` : plural(sizes[0], "model");
+    const unit = { items: "items of one training run; another seed is not covered", trajectories: "training runs (seeds)", models: "models" };
+    const units = distinct(rows, "unit").map((index) => unit[names.units[index]]).join(", or ");
+    const partial = rows.some((row) => row.is_partial) ? " * rests on fewer models or runs than the others." : "";
+    const own = rows.some((row) => row.is_own) ? " Outlined: data and benchmark of the same skill." : "";
+    caption("gain-map", `${model() === AVERAGE ? "Mean over" : `${nameOf("model", model())},`} ${span}, epoch ${epoch()}, ${names.settings[setting()]}. Bold: the 95\u00a0% interval excludes 0; it resamples ${units}.${own}${partial} Colours saturate at \u00b1${limit} points.`);
+    gainTable(shown);
+  }
+  refill(true);
+}
+
+// Adds an entry for every pair without a gain, so that a gap is seen as one.
+function filledMap(rows, limit) {
+  const theme = () => THEMES[themeName()];
+  const found = new Map(rows.map((row) => [`${row.data} ${row.benchmark}`, row]));
+  const result = [];
+  for (const data of distinct(rows, "data")) {
+    for (const benchmark of distinct(mapRows, "benchmark")) {
+      const row = found.get(`${data} ${benchmark}`);
+      const place = { data: nameOf("data", data), benchmark: nameOf("benchmark", benchmark), data_order: data, order: benchmark };
+      if (!row) {
+        result.push({ ...place, gain: null, label: "\u2014", is_own: false, is_clear: false, gain_text: "no score", interval_text: "\u2014", n_text: "nothing: see Coverage", get ink() { return theme().soft; } });
+        continue;
+      }
+      const strength = Math.abs(100 * row.gain) / limit;
+      result.push({
+        ...place,
+        gain: 100 * row.gain,
+        label: signed(row.gain, Math.abs(row.gain) < 0.0995 ? 1 : 0) + (row.is_partial ? "*" : ""),
+        is_own: Boolean(row.is_own),
+        is_clear: isNumber(row.low) && (row.low > 0 || row.high < 0),
+        gain_text: `${signed(row.gain)} points`,
+        interval_text: pointsInterval(row.low, row.high),
+        n_text: restsOn(row),
+        get ink() {
+          const strong = strength > 0.5;
+          if (themeName() === "dark") return strong ? theme().darkText : theme().lightText;
+          return strong ? theme().lightText : theme().darkText;
+        },
+      });
+    }
+  }
+  return result;
+}
+
+function gainTable(rows) {
+  const benchmarks = [...new Set(rows.map((row) => row.benchmark))];
+  const data = [...new Set(rows.map((row) => row.data))];
+  const cell = (tag, text, className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+  const head = document.createElement("tr");
+  head.append(cell("th", "Data"), ...benchmarks.map((name) => cell("th", name, "num")));
+  const body = data.map((name) => {
+    const line = document.createElement("tr");
+    line.append(cell("th", name));
+    rows.filter((row) => row.data === name).forEach((row) => line.append(cell("td", row.gain === null ? "\u2014" : `${row.gain_text.replace(" points", "")} ${row.interval_text}`, "num")));
+    return line;
+  });
+  const table = document.getElementById("gain-table");
+  const thead = document.createElement("thead");
+  const tbody = document.createElement("tbody");
+  thead.append(head);
+  tbody.append(...body);
+  table.replaceChildren(thead, tbody);
+}
+
+const VARIANTS = [["raw", "all points"], ["within_model", "between datasets"], ["within_data", "between models"]];
+
+function perplexitySection() {
+  if (!pointRows.length) {
+    explain("perplexity", "No dataset was measured under a base model, or no single-dataset cell has a gain yet.");
+    explain("associations", "");
+    document.querySelector('[data-chart="associations"]').hidden = true;
+    return;
+  }
+  const setting = selector("perplexity", "Setting", choicesOf(pointRows, "setting"), settingOf(pointRows), refill);
+  const method = selector("perplexity", "Method", choicesOf(pointRows, "method"), distinct(pointRows, "method")[0], show);
+  const averageText = "mean over benchmarks";
+  const benchmarks = choicesOf(associationRows, "benchmark", averageText);
+  const benchmark = selector("perplexity", "Benchmark", benchmarks, first(benchmarks, AVERAGE), show);
+  const variant = selector("perplexity", "Compared", VARIANTS.map(([, text], i) => [i, text]), 0, show);
+
+  function refill() {
+    const rows = pointRows.filter((row) => row.setting === setting());
+    method.fill(choicesOf(rows, "method"), rows[0].method);
+    show();
+  }
+
+  function show() {
+    const key = VARIANTS[variant()][0];
+    const here = (row) => row.setting === setting() && row.method === method();
+    const chosen = pointRows.filter((row) => here(row) && (benchmark() === POOLED ? row.benchmark !== AVERAGE : row.benchmark === benchmark()));
+    const isRaw = key === "raw";
+    const rows = chosen.map((row) => ({
+      x: isRaw ? Math.exp(row.x_raw) : row[`x_${key}`],
+      y: 100 * row[`y_${key}`],
+      model: nameOf("model", row.model), data: nameOf("data", row.data),
+      benchmark: row.benchmark === AVERAGE ? averageText : nameOf("benchmark", row.benchmark),
+    }));
+    if (!rows.length) {
+      explain("perplexity", "No cell of this choice has a gain.");
+      return;
+    }
+    draw("perplexity", isRaw ? "perplexity-raw" : "perplexity-within", rows, (spec) => {
+      if (rows.length > 400) { spec.layer[1].mark.size = 26; spec.layer[1].mark.opacity = 0.6; }
+    });
+    const related = associationRows.filter((row) => here(row) && row.benchmark === benchmark());
+    const numbers = names.statistics.map((statistic) => {
+      const row = related.find((item) => nameOf("variant", item.variant) === key && nameOf("statistic", item.statistic) === statistic);
+      return row && isNumber(row.estimate) ? `${statistic === "spearman" ? "Spearman" : "Pearson"} ${minus(row.estimate.toFixed(2))} ${decimalInterval(row.low, row.high)}` : "";
+    }).filter(Boolean);
+    const size = related[0] ? `, ${plural(related[0].num_models, "model")}, ${plural(related[0].num_datasets, "dataset")}` : "";
+    caption("perplexity", `n = ${plural(rows.length, "point")}${size}. ${numbers.join("; ")}. Final epoch, ${names.settings[setting()]}.`);
+    showAssociations(related);
+  }
+
+  function showAssociations(related) {
+    const figure = document.querySelector('[data-chart="associations"]');
+    const rows = related.filter((row) => nameOf("statistic", row.statistic) === "spearman" && isNumber(row.estimate)).map((row) => ({
+      variant: VARIANTS.find(([key]) => key === nameOf("variant", row.variant))[1],
+      estimate: row.estimate, low: row.low ?? row.estimate, high: row.high ?? row.estimate,
+      interval_text: decimalInterval(row.low, row.high),
+      p_text: isNumber(row.p_value) ? row.p_value.toFixed(3) : "none",
+      n_text: `${plural(row.num_rows, "point")}, ${plural(row.num_models, "model")}, ${plural(row.num_datasets, "dataset")}`,
+    }));
+    figure.hidden = !rows.length;
+    if (!rows.length) return;
+    draw("associations", "associations", rows);
+    const open = related.some((row) => !isNumber(row.low)) ? " Without a line: fewer than 3 models or datasets, so no interval." : "";
+    caption("associations", `Spearman correlation of log perplexity with gain, 95\u00a0% intervals over models and datasets. Left of 0: less perplexing data gains more.${open}`);
+  }
+  refill();
+}
+
+function layerSection() {
+  if (!layerRows.length) {
+    explain("layer-change", "There is no weight-change record of a scored final cell yet.");
+    explain("layer-correlation", "");
+    document.querySelector('[data-chart="layer-correlation"]').hidden = true;
+    return;
+  }
+  const setting = selector("layers", "Setting", choicesOf(layerRows, "setting"), settingOf(layerRows), refill);
+  const method = selector("layers", "Method", choicesOf(layerRows, "method"), distinct(layerRows, "method")[0], show);
+
+  function refill() {
+    const rows = layerRows.filter((row) => row.setting === setting());
+    method.fill(choicesOf(rows, "method"), rows[0].method);
+    show();
+  }
+
+  function show() {
+    const rows = layerRows.filter((row) => row.setting === setting() && row.method === method());
+    const numModels = distinct(rows, "model").filter((index) => index !== AVERAGE).length;
+    const averageName = numModels ? "mean over models" : names.models[0];
+    const ordered = [...rows].sort((a, b) => (a.model === AVERAGE) === (b.model === AVERAGE) ? a.model - b.model : a.model === AVERAGE ? -1 : 1);
+    const changes = ordered.map((row) => ({
+      series: row.model === AVERAGE ? averageName : nameOf("model", row.model),
+      is_average: row.model === AVERAGE, position: row.position,
+      change_percent: 100 * row.change,
+      low_percent: isNumber(row.change_low) ? 100 * row.change_low : 100 * row.change,
+      high_percent: isNumber(row.change_high) ? 100 * row.change_high : 100 * row.change,
+      n_text: restsOn(row),
+    }));
+    draw("layer-change", "layer-change", changes, (spec, theme) => inkFirst(spec, theme, changes));
+    const mean = rows.filter((row) => row.model === AVERAGE);
+    caption("layer-change", `\u2016\u0394W\u2016 / \u2016W\u2016 of attention and MLP matrices, final epoch; ${restsOn(mean[0])}. Band: 95\u00a0% interval of the mean.`);
+    const known = mean.filter((row) => isNumber(row.correlation));
+    if (!known.length) {
+      explain("layer-correlation", "A correlation needs at least three datasets.");
+      return;
+    }
+    const hasBand = known.some((row) => isNumber(row.low));
+    draw("layer-correlation", "layer-correlation", known.map((row) => ({
+      position: row.position, correlation: row.correlation, low: row.low, high: row.high,
+      interval_text: decimalInterval(row.low, row.high), n_text: restsOn(row),
+    })), (spec) => { if (!hasBand) spec.layer.splice(1, 1); });
+    caption("layer-correlation", `Pearson, within models; ${restsOn(mean[0])}. ${hasBand ? "Band: 95\u00a0%, holds at all positions at once." : "No band: fewer than 3 models."}`);
+  }
+  refill();
+}
+
+function epochSection() {
+  if (!epochRows.length) {
+    explain("epochs", "No training run has scores at more than one kept epoch.");
+    return;
+  }
+  const setting = selector("epochs", "Setting", choicesOf(epochRows, "setting"), settingOf(epochRows), refill);
+  const method = selector("epochs", "Method", choicesOf(epochRows, "method"), distinct(epochRows, "method")[0], show);
+  const benchmarks = choicesOf(epochRows, "benchmark", "mean over benchmarks");
+  const benchmark = selector("epochs", "Benchmark", benchmarks, first(benchmarks, AVERAGE), show);
+
+  function refill() {
+    const rows = epochRows.filter((row) => row.setting === setting());
+    method.fill(choicesOf(rows, "method"), rows[0].method);
+    show();
+  }
+
+  function show() {
+    const rows = epochRows.filter((row) => row.setting === setting() && row.method === method() && row.benchmark === benchmark());
+    if (!rows.length) {
+      explain("epochs", "No training run of this choice has scores at more than one kept epoch.");
+      return;
+    }
+    const lines = rows.map((row) => ({
+      series: row.data === AVERAGE ? "mean over data" : nameOf("data", row.data),
+      is_average: row.data === AVERAGE, epoch: row.epoch, gain: 100 * row.gain,
+      low: 100 * (row.low ?? row.gain), high: 100 * (row.high ?? row.gain),
+      interval_text: pointsInterval(row.low, row.high), n_text: restsOn(row),
+    }));
+    draw("epochs", "epochs", lines, (spec, theme) => {
+      const epochs = distinct(rows, "epoch");
+      inkFirst(spec, theme, lines);
+      spec.layer.slice(1).forEach((layer) => { layer.encoding.x.axis.values = epochs.length <= 12 ? epochs : undefined; });
+    });
+    const mean = rows.find((row) => row.data === AVERAGE);
+    caption("epochs", `${restsOn(mean)}, the same at every epoch. Band: 95\u00a0% interval of the mean over models and datasets. ${names.settings[setting()]}.`);
+  }
+  refill();
+}
+
+function lossSection() {
+  if (!curveRows.length) {
+    explain("losses", "No training run has published its loss yet.");
+    return;
+  }
+  const setting = selector("losses", "Setting", choicesOf(curveRows, "setting"), settingOf(curveRows), () => refill());
+  const method = selector("losses", "Method", choicesOf(curveRows, "method"), distinct(curveRows, "method")[0], () => refill());
+  const model = selector("losses", "Model", choicesOf(curveRows, "model"), curveRows[0].model, show);
+
+  function refill() {
+    const inSetting = curveRows.filter((row) => row.setting === setting());
+    method.fill(choicesOf(inSetting, "method"), inSetting[0].method);
+    const rows = inSetting.filter((row) => row.method === method());
+    model.fill(choicesOf(rows, "model"), rows[0].model);
+    show();
+  }
+
+  function show() {
+    const chosen = curveRows.filter((row) => row.setting === setting() && row.method === method() && row.model === model());
+    const rows = chosen.flatMap((curve, i) => curve.step.map((step, k) => ({ series: nameOf("data", curve.data), trajectory: i, step, loss: curve.loss[k] })));
+    draw("losses", "losses", rows);
+    caption("losses", `${plural(chosen.length, "training run")} of ${nameOf("model", model())}, ${nameOf("method", method())}, ${names.settings[setting()]}. Averaged in runs of steps to at most 60 points each.`);
+  }
+  refill();
+}
+
+function resultSection() {
+  const place = document.getElementById("controls-results");
+  const search = document.createElement("input");
+  search.type = "search";
+  search.addEventListener("input", () => { table.text = search.value; applyTable(); });
+  const label = document.createElement("label");
+  label.append("Search", search);
+  place.append(label);
+  FILTERS.forEach((key) => {
+    const values = [...new Set(table.rows.map((row) => row[key]))].sort((a, b) => (typeof a === "number" ? a - b : 0));
+    if (values.length < 2) return;
+    const select = document.createElement("select");
+    select.append(new Option("all", ""), ...values.map((value) => new Option(String(value), String(value))));
+    select.addEventListener("change", () => { table.filters[key] = select.value; applyTable(); });
+    const wrapper = document.createElement("label");
+    wrapper.append(COLUMNS.find((column) => column.key === key).title, select);
+    place.append(wrapper);
+  });
+  showHead();
+  applyTable();
+}
+
+// Marks the section in view in the list of sections.
+function followScroll() {
+  const links = new Map([...document.querySelectorAll(".toc a")].map((link) => [link.hash.slice(1), link]));
+  const watcher = new IntersectionObserver((entries) => {
+    entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+      links.forEach((link) => link.removeAttribute("aria-current"));
+      links.get(entry.target.id)?.setAttribute("aria-current", "true");
+    });
+  }, { rootMargin: "-10% 0px -80% 0px" });
+  document.querySelectorAll("main > section").forEach((section) => watcher.observe(section));
+}
+
+let themeBeforePrint = null;
+addEventListener("beforeprint", () => { themeBeforePrint = themeName(); if (themeBeforePrint === "dark") { setTheme("light"); redrawAll(); } });
+addEventListener("afterprint", () => { if (themeBeforePrint === "dark") { setTheme("dark"); redrawAll(); } });
+let lastWidth = innerWidth;
+addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = innerWidth; clearTimeout(followScroll.timer); followScroll.timer = setTimeout(redrawAll, 150); } });
+
+gainMapSection();
+perplexitySection();
+layerSection();
+epochSection();
+lossSection();
+resultSection();
+followScroll();
+queue.then(() => { document.documentElement.dataset.drawn = String(views.size); });

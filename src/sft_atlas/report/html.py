@@ -1,0 +1,213 @@
+"""How does a study become one HTML file that needs nothing else?
+
+In: tables, their analysis, and what is known about the study beyond them. Out: a page with style,
+scripts, charts and data inline. A content security policy with the scripts' hashes forbids every
+other script and every request, so that a name in a study file can never become code; all text goes
+through Jinja2's escaping.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+
+from sft_atlas import files
+from sft_atlas.analyze.analysis import Analysis, analyze
+from sft_atlas.analyze.findings import Finding
+from sft_atlas.report.charts import chart_specs
+from sft_atlas.report.coverage import block_coverage, failures, unscored
+from sft_atlas.report.payload import make_payload
+
+if TYPE_CHECKING:
+    from sft_atlas.store.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportMeta:
+    """What the page says about a study that its tables do not."""
+
+    study: str
+    """The study's name; the page's title."""
+    description: str = ""
+    notice: str = ""
+    """A warning shown above everything, such as that models and tasks are synthetic."""
+    study_file: str = ""
+    """The study file's text, shown as it is."""
+    made: str = ""
+    """When the report was made, as text."""
+    provenance: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    """(what, value) pairs: versions, digests, machine."""
+
+
+def write_report(
+    tables: "Tables", meta: ReportMeta, path: Path, *, analysis: Analysis | None = None
+) -> Path:
+    """Write the page and return its path; analyses the tables unless that was done before."""
+    page = render_report(tables, meta, analysis or analyze(tables))
+    files.write_atomic(path, page.encode())
+    return path
+
+
+def render_report(tables: "Tables", meta: ReportMeta, analysis: Analysis) -> str:
+    """Return the page as text."""
+    script = _script()
+    library_hashes = [_csp_hash(text) for text in (*_libraries(), script)]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_asset("template.html.j2"))
+    return template.render(
+        meta=meta,
+        csp_hashes=" ".join(library_hashes),
+        style=_asset("report.css"),
+        libraries=_libraries(),
+        script=script,
+        payload=embedded_json(make_payload(tables, analysis)),
+        specs=embedded_json(chart_specs()),
+        axes=_axes(tables),
+        questions=_questions(analysis.findings),
+        coverage=block_coverage(tables.cells),
+        failures=failures(tables.cells),
+        unscored=unscored(tables.cells, tables.scores),
+        counts=_counts(tables),
+        analysis=analysis,
+        licences=[(name, _asset(f"{name}.LICENSE")) for name in _LIBRARIES],
+    )
+
+
+def embedded_json(value: object) -> str:
+    """Return JSON that is safe inside a script element.
+
+    >>> embedded_json({"name": "</script>"})
+    '{"name":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+_LIBRARIES = ("vega", "vega-lite", "vega-embed")
+_SCRIPTS = ("data.js", "charts.js", "table.js", "page.js")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One axis of the study: its name and its values with what is known of each."""
+
+    name: str
+    values: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question with its Findings and their places in the payload."""
+
+    text: str
+    answers: tuple[tuple[int, Finding], ...]
+
+
+@cache
+def _asset(name: str) -> str:
+    return (package_files("sft_atlas.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """The chart libraries without their pointers to source maps, which no reader has."""
+    texts = (_asset(f"{name}.min.js") for name in _LIBRARIES)
+    return tuple(text.split("\n//# sourceMappingURL=")[0] for text in texts)
+
+
+@cache
+def _script() -> str:
+    parts = "\n".join(_asset(name) for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}\n}})();'
+
+
+def _csp_hash(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _questions(findings: Sequence[Finding]) -> list[Question]:
+    texts = dict.fromkeys(finding.question for finding in findings)
+    return [
+        Question(
+            text=text,
+            answers=tuple((i, item) for i, item in enumerate(findings) if item.question == text),
+        )
+        for text in texts
+    ]
+
+
+def _axes(tables: "Tables") -> list[Axis]:
+    """Read the axes of the grid off the cells, each value with its facts."""
+    cells = tables.cells
+    if cells.empty:
+        return []
+    trained = cells[cells["method"] != "base"]
+    axes = [
+        ("Base models", _facts(cells, "model", ("family", "languages"))),
+        ("Data", _facts(trained, "data", ("data_group",))),
+        ("Benchmarks", _benchmark_facts(tables.scores)),
+        ("Methods", _facts(trained, "method", ("method_kind",))),
+        ("Samples", _plain(trained["samples"], "{:,.0f}")),
+        ("Schedules", _plain(trained["schedule"], "{}")),
+        ("Kept epochs", _plain(trained["epoch"].sort_values(), "{:g}")),
+        ("Seeds", _plain(trained["seed"], "{:g}")),
+    ]
+    return [Axis(name=name, values=values) for name, values in axes if values]
+
+
+def _facts(cells: pd.DataFrame, name: str, facts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    rows = cells.drop_duplicates(name)
+    described = []
+    for row in rows.to_dict("records"):
+        known = [str(row[fact]) for fact in facts if pd.notna(row[fact]) and str(row[fact])]
+        label = str(row[name])
+        described.append((label, " · ".join(fact for fact in known if fact != label)))
+    return tuple(described)
+
+
+def _benchmark_facts(scores: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+    if scores.empty:
+        return ()
+    items = scores.groupby("benchmark", sort=False)["num_items"].max()
+    described = []
+    for row in scores.drop_duplicates("benchmark").to_dict("records"):
+        name = str(row["benchmark"])
+        known = [
+            str(row[fact]) for fact in ("skill", "metric") if pd.notna(row[fact]) and row[fact]
+        ]
+        if pd.notna(items[name]):
+            known.append(f"{int(items[name]):,} items")
+        described.append((name, " · ".join(known)))
+    return tuple(described)
+
+
+def _plain(values: "pd.Series[Any]", form: str) -> tuple[tuple[str, str], ...]:
+    return tuple((form.format(value), "") for value in values.dropna().unique())
+
+
+def _counts(tables: "Tables") -> dict[str, int]:
+    cells = tables.cells
+    if cells.empty:
+        return dict.fromkeys(("models", "data", "benchmarks", "cells", "done", "trajectories"), 0)
+    trained = cells[cells["method"] != "base"]
+    return {
+        "models": cells["model"].nunique(),
+        "data": trained["data"].nunique(),
+        "benchmarks": 0 if tables.scores.empty else tables.scores["benchmark"].nunique(),
+        "cells": len(trained),
+        "done": int((trained["state"] == "done").sum()),
+        "trajectories": trained["trajectory"].nunique(),
+    }

@@ -1,0 +1,139 @@
+"""One file, no network, nothing executed that is not ours, and every section says what it has."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+from sft_atlas.analyze.analysis import analyze
+from sft_atlas.report.html import ReportMeta, render_report, write_report
+
+META = ReportMeta(
+    study="pocket",
+    notice="Synthetic.",
+    study_file="study: pocket\n",
+    provenance=[("sft-atlas", "0.1.0")],
+)
+
+
+@pytest.fixture(scope="module")
+def page(planted: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = planted.World(num_failed=1, epochs=(1, 3), num_benchmarks=4, perplexity=-0.05)
+    tables = planted.make_tables(world)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return write_report(tables, META, path, analysis=analyze(tables, num_resamples=30))
+
+
+def test_the_policy_allows_our_scripts_and_no_request(page: Path) -> None:
+    text = page.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text).group(1)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy and "http" not in policy
+    for script in re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert digest in policy
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Path) -> None:
+    text = re.sub(r"<script>.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert not re.search(r'(?:src|href)="(?!#)', text)
+    assert "@import" not in text and "url(" not in text
+
+
+def test_names_are_escaped_everywhere(planted: ModuleType) -> None:
+    tables = planted.make_tables(
+        planted.World(num_models=2, num_datasets=2, num_benchmarks=2, epochs=(1,))
+    )
+    evil = "<script>alert(1)</script>"
+    swap = {"llama-a": evil, "knowledge-set": evil + "&", "math-test": '"><img src=x onerror=y>'}
+    frames = {name: frame.replace(swap) for name, frame in vars(tables).items()}
+    hurt = type(tables)(**frames)
+    meta = ReportMeta(study=evil, description=evil, study_file=evil, provenance=[(evil, evil)])
+    text = render_report(hurt, meta, analyze(hurt, num_resamples=10))
+    assert evil not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    payload = re.search(r'id="payload">(.*?)</script>', text, flags=re.DOTALL).group(1)
+    assert evil in json.loads(payload)["names"]["models"]
+
+
+def test_the_answers_can_be_read_without_scripts(page: Path) -> None:
+    text = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert "Which data helps the benchmark of its own skill?" in text
+    assert "loss is not finite at step 17" in text
+    assert "95&nbsp;%" in text
+
+
+def test_the_same_study_gives_the_same_bytes(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_models=2, num_datasets=3, epochs=(1,)))
+    pages = {render_report(tables, META, analyze(tables, num_resamples=10)) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_a_thousand_cells_stay_below_four_megabytes(planted: ModuleType) -> None:
+    world = planted.World(
+        num_models=12,
+        num_datasets=10,
+        num_benchmarks=12,
+        epochs=(1, 2, 3, 5, 10),
+        num_layers=8,
+        num_steps=70,
+    )
+    tables = planted.make_tables(world)
+    assert len(tables.cells) > 1000
+    text = render_report(tables, META, analyze(tables, num_resamples=5))
+    assert len(text.encode()) < 4_000_000
+
+
+def test_libraries_come_with_their_licences(page: Path) -> None:
+    text = page.read_text()
+    assert text.count("Redistribution and use in source and binary forms") >= 3
+
+
+def emptied(tables: object, *names: str) -> object:
+    return type(tables)(**{**vars(tables), **{name: pd.DataFrame() for name in names}})
+
+
+def test_a_browser_draws_every_chart_without_errors_or_requests(
+    page: Path, visit: Callable[..., object]
+) -> None:
+    seen = visit(page)
+    assert seen.console == []
+    assert seen.requests == []
+    assert seen.num_drawn == 7
+    assert seen.dom.count("<svg") == 7
+    assert "Page 1 of" in seen.dom
+    assert "\N{EM DASH} loss is not finite" in seen.dom
+
+
+@pytest.mark.parametrize("case", ["nothing-done", "no-measures", "one-model", "no-cells"])
+def test_a_browser_shows_a_poor_study_with_reasons_for_its_gaps(
+    planted: ModuleType, visit: Callable[..., object], tmp_path: Path, case: str
+) -> None:
+    tables = planted.make_tables(
+        planted.World(num_models=1, num_datasets=2, num_benchmarks=2, epochs=(1,))
+    )
+    expected = {"nothing-done": 0, "no-measures": 1, "one-model": 4, "no-cells": 0}[case]
+    if case == "nothing-done":
+        cells = tables.cells.assign(state="missing", is_trained=False)
+        nothing = {"score": float("nan"), "gain": float("nan"), "reason": "not evaluated yet"}
+        scores = tables.scores.assign(state="missing", **nothing)
+        tables = type(tables)(**{**vars(tables), "cells": cells, "scores": scores})
+        tables = emptied(tables, "drift", "datasets", "curves")
+    elif case == "no-measures":
+        tables = emptied(tables, "drift", "datasets", "curves")
+    elif case == "no-cells":
+        none = {name: frame.iloc[:0] for name, frame in vars(tables).items()}
+        tables = type(tables)(**none)
+    path = tmp_path / "poor.html"
+    write_report(tables, META, path, analysis=analyze(tables, num_resamples=10))
+    seen = visit(path)
+    assert seen.console == []
+    assert seen.num_drawn == expected
+    assert ("There is no gain yet" in seen.dom) == (case in {"nothing-done", "no-cells"})
