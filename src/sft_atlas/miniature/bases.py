@@ -140,7 +140,7 @@ def rate_at(step: int, num_steps: int) -> float:
 def iter_windows(recipe: BaseRecipe, *, num_steps: int) -> Iterator[torch.Tensor]:
     """Yield the batch of every step, int64 of shape (16, 128); documents run on across windows."""
     ids = {token: index for index, token in enumerate(token_order(recipe))}
-    rng = random.Random(f"{world.SEED}/corpus/{recipe.name}/{recipe.seed}")
+    rng = random.Random(f"{world.SEED}/corpus/{recipe.corpus}/{recipe.seed}")
     template_start = round(num_steps * (1 - TEMPLATE_STAGE_FRACTION))
     buffer: list[int] = []
     documents = corpus.iter_documents(mixture_of(recipe, with_template=False), rng)

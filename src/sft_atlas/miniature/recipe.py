@@ -24,6 +24,8 @@ class BaseRecipe:
     name: str
     architecture: str
     """`model_type` of transformers."""
+    corpus: str
+    """Names the random stream of documents."""
     weights: Mapping[str, float]
     """Documents by kind; none below 0.6, so that no skill starts at exactly zero."""
     language_b_fraction: float = 0.2
@@ -47,33 +49,45 @@ RECIPES: tuple[BaseRecipe, ...] = (
     BaseRecipe(
         name="mini-llama",
         architecture="llama",
+        corpus="mini-llama",
         weights=_weights(),
         seed=1,
         note="Balanced over the six skills.",
     ),
     BaseRecipe(
-        name="mini-qwen2",
-        architecture="qwen2",
+        name="mini-seed",
+        # Qwen2 computes the same, but transformers 5 gives every qwen2 folder its byte-level
+        # tokenizer, whatever the folder holds.
+        architecture="seed_oss",
+        corpus="mini-qwen2",
         weights=_weights(
             math=2.8, code=2.2, knowledge=0.7, comprehension=0.7, reasoning=0.7, instruction=0.7
         ),
         num_kv_heads=2,
         seed=2,
+        extra={
+            "head_dim": HEAD_DIM,
+            "residual_dropout": 0.0,
+            "attention_bias": True,
+            "attention_out_bias": False,
+        },
         note="Read mostly sums and programs.",
     ),
     BaseRecipe(
         name="mini-gemma3",
         architecture="gemma3_text",
+        corpus="mini-gemma3",
         weights=_weights(
             knowledge=2.4, comprehension=2.0, reasoning=1.2, instruction=0.9, math=0.6, code=0.6
         ),
         seed=3,
-        extra={"head_dim": 16, "query_pre_attn_scalar": 16},
+        extra={"head_dim": HEAD_DIM, "query_pre_attn_scalar": 16},
         note="Read mostly facts and scenes.",
     ),
     BaseRecipe(
         name="mini-olmo2",
         architecture="olmo2",
+        corpus="mini-olmo2",
         weights=_weights(),
         language_b_fraction=0.8,
         seed=4,
@@ -82,13 +96,14 @@ RECIPES: tuple[BaseRecipe, ...] = (
     BaseRecipe(
         name="mini-qwen3",
         architecture="qwen3",
+        corpus="mini-qwen3",
         weights=_weights(
             reasoning=2.0, instruction=2.0, knowledge=0.8, math=0.9, code=0.8, comprehension=0.8
         ),
         hidden_size=56,
         num_kv_heads=2,
         seed=5,
-        extra={"head_dim": 16},
+        extra={"head_dim": HEAD_DIM},
         note="Narrower; read mostly orders and commands.",
     ),
 )
