@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "sft_atlas.cli", *map(str, words)]
+    return [sys.executable, "-m", "sft_atlas", *map(str, words)]
 
 
 def sft_atlas_command(*words: object) -> subprocess.CompletedProcess[str]:
@@ -172,7 +172,7 @@ def test_two_coordinators_share_the_work(undisturbed: tuple[Path, Path], tmp_pat
 
 def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     study, store = tmp_path / "hot.yaml", tmp_path / "store"
-    text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, clip_norm: null")
+    text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, weight_decay: 10.0")
     study.write_text(text.replace("models: [mini-llama, mini-qwen2]", "models: [mini-llama]"))
     done = sft_atlas_command("run", study, "--store", store)
     status = sft_atlas.status(study, store=store)

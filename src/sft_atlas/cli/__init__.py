@@ -212,7 +212,3 @@ def main() -> None:
     except Error as error:
         typer.echo(f"sft-atlas: {error}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -285,7 +285,8 @@ def table_bytes(frame: "pd.DataFrame", kind: str) -> bytes:
         return buffer.getvalue()
     columns = ["model", "data", "method", "samples", "epoch", "seed", "benchmark"]
     numbers = ["score", "standard_error", "gain", "gain_se"]
-    rows = [[_cell_text(value) for value in row] for row in frame[columns + numbers].to_numpy()]
+    chosen = frame[columns + numbers].astype(object)
+    rows = [[_cell_text(v) for v in row] for row in chosen.where(chosen.notna(), None).to_numpy()]
     return (_markdown if kind == "markdown" else _latex)(columns + numbers, rows).encode()
 
 
@@ -319,7 +320,7 @@ def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _cell_text(value: Any) -> str:
-    if value is None or value != value:
+    if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 

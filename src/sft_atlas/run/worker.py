@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO, assert_never, final
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.data.encoding import load_tokenizer
 from sft_atlas.data.prepared import PreparedRows, prepare
-from sft_atlas.errors import DamagedError, DivergedError, JobError
+from sft_atlas.errors import DamagedError, DivergedError, JobError, OutOfMemoryError
 from sft_atlas.evaluate.canary import Probe, check_cell, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
 from sft_atlas.identity import payload
@@ -42,6 +43,8 @@ from sft_atlas.study.job import (
 )
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec, DatasetSpec, ModelSpec
 from sft_atlas.train.loop import Observers, StopRequested, TrainPlacement, train
+
+MIN_MICRO_BATCH_TOKENS: Final = 256
 
 ALREADY_DONE: Final = "was done by another process"
 
@@ -142,22 +145,42 @@ def _train(worker: Worker, job: TrainJob) -> None:
     def on_step(done: int, total: int) -> None:
         _report_progress(worker, done / total)
 
-    train(
-        job,
-        store=worker.store,
-        base=base,
-        rows=TrainingRows(parts),
-        placement=TrainPlacement(
-            micro_batch_tokens=worker.placement.micro_batch_tokens,
-            checkpoint_seconds=worker.placement.checkpoint_seconds,
-        ),
-        observers=Observers(
-            on_epoch=on_epoch, on_step=on_step, should_stop=lambda: worker.should_stop
-        ),
-    )
+    def run_training(micro_batch_tokens: int) -> None:
+        train(
+            job,
+            store=worker.store,
+            base=base,
+            rows=TrainingRows(parts),
+            placement=TrainPlacement(
+                micro_batch_tokens=micro_batch_tokens,
+                checkpoint_seconds=worker.placement.checkpoint_seconds,
+            ),
+            observers=Observers(
+                on_epoch=on_epoch, on_step=on_step, should_stop=lambda: worker.should_stop
+            ),
+        )
+
+    _shrink_on_oom(run_training, worker.placement.micro_batch_tokens)
     # Cells that were published before this job began were not shown to `on_epoch`.
     for cell in job.cells:
         _assess_stored(worker, cell, job.benchmarks, measures_drift=job.measure_drift)
+
+
+def _shrink_on_oom(run_training: Callable[[int], None], micro_batch_tokens: int) -> None:
+    """Train with smaller passes while the device has too little memory; results do not depend on it.
+
+    Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
+    """
+    while True:
+        try:
+            return run_training(micro_batch_tokens)
+        except OutOfMemoryError:
+            micro_batch_tokens //= 2
+            if micro_batch_tokens < MIN_MICRO_BATCH_TOKENS:
+                raise
+        # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _evaluate(worker: Worker, job: EvaluateJob) -> None:

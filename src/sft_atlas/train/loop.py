@@ -94,6 +94,8 @@ class _Run:
     """Optimizer steps done."""
     saved_step: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    saving_seconds: float = 0.0
+    """How long the last checkpoint took."""
 
     @property
     def spec(self) -> TrajectorySpec:
@@ -304,17 +306,21 @@ def _look_around(run: _Run) -> None:
     if run.observers.should_stop():
         _save(run)
         raise StopRequested(f"stopped after step {run.step}")
-    if time.monotonic() - run.saved_at >= run.placement.checkpoint_seconds:
+    # Large optimizer states take minutes to write: at most a twentieth of the time goes into that.
+    pause = max(run.placement.checkpoint_seconds, 20 * run.saving_seconds)
+    if time.monotonic() - run.saved_at >= pause:
         _save(run)
 
 
 def _save(run: _Run) -> None:
     if run.saved_step == run.step:
         return
+    started = time.monotonic()
     tensors = state_tensors(run.parameters, run.optimizer)
     checkpoint = Checkpoint(step=run.step, tensors=tensors, metrics=run.metrics)
     write_checkpoint(run.store.layout.working(run.spec.fingerprint), checkpoint)
     run.saved_step, run.saved_at = run.step, time.monotonic()
+    run.saving_seconds = run.saved_at - started
 
 
 def _finish_epoch(run: _Run, epoch: int) -> None:
@@ -367,6 +373,6 @@ def _out_of_memory_is_named(job: TrainJob) -> Iterator[None]:
         if not is_cpu_memory and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
         raise OutOfMemoryError(
-            f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Lower "
-            f"--micro-batch-tokens, or use a device with more memory."
+            f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a device with "
+            f"more memory, LoRA, or a smaller max_tokens."
         ) from error
