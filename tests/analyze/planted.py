@@ -10,6 +10,7 @@ import pandas as pd
 from sft_atlas.store.tables import LABELS, Tables
 
 SKILLS = ("knowledge", "math", "code", "comprehension", "reasoning", "instruction")
+WHOLE = ("samples", "num_samples", "horizon_epochs", "epoch", "seed")
 FAMILIES = ("llama", "qwen2", "gemma2", "olmo2")
 
 
@@ -132,9 +133,11 @@ def make_tables(world: World = World()) -> Tables:
     named = ["cell", "benchmark", "skill", "language", "metric"]
     return Tables(
         cells=pd.DataFrame(cells, columns=["cell", *LABELS, *state]).astype(
-            {"horizon_epochs": "Int64"}
+            dict.fromkeys(WHOLE, "Int64")
         ),
-        scores=pd.DataFrame(scores, columns=[*named, *measured, *gained, *LABELS, "state"]),
+        scores=pd.DataFrame(scores, columns=[*named, *measured, *gained, *LABELS, "state"]).astype(
+            dict.fromkeys([*WHOLE, "num_items", "num_scored", "num_paired"], "Int64")
+        ),
         drift=pd.DataFrame(drift),
         datasets=pd.DataFrame(rows),
         curves=pd.DataFrame(curves),
@@ -174,7 +177,7 @@ def _drift(
         position = (layer + 0.5) / world.num_layers
         near = np.exp(-(((position - 0.6) / 0.12) ** 2))
         change = 0.05 + 0.02 * position + world.layer * near * gain + rng.normal() * 0.002
-        for kind in ("attention.query", "mlp.up"):
+        for kind in ("attention.query", "mlp.up", "total"):
             rows.append(
                 {
                     "cell": cell,

@@ -1,4 +1,4 @@
-"""Layer changes add up over matrices; depths are compared at the shallowest positions."""
+"""A layer has one change; depths are compared at the shallowest positions."""
 
 from types import ModuleType
 
@@ -10,7 +10,7 @@ from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
 from sft_atlas.analyze.layers import layer_changes, layer_profile
 
 
-def test_relative_change_pools_the_matrices_of_a_layer(planted: ModuleType) -> None:
+def test_the_change_of_a_layer_is_that_of_all_its_weights(planted: ModuleType) -> None:
     tables = planted.make_tables(planted.World(epochs=(1,)))
     drift = pd.DataFrame(
         {
@@ -18,13 +18,13 @@ def test_relative_change_pools_the_matrices_of_a_layer(planted: ModuleType) -> N
             "layer": [0, 0, np.nan],
             "num_layers": [1, 1, 1],
             "position": [0.5, 0.5, np.nan],
-            "kind": ["attention.query", "mlp.up", "embedding"],
-            "frobenius": [3.0, 4.0, 100.0],
+            "kind": ["attention.query", "total", "total"],
+            "frobenius": [3.0, 5.0, 100.0],
             "relative": [0.3, 0.1, 1.0],
         }
     )
     changes = layer_changes(type(tables)(**{**vars(tables), "drift": drift}))
-    assert changes["change"].tolist() == pytest.approx([5 / np.hypot(10, 40)])
+    assert changes["change"].tolist() == [0.1]
 
 
 def test_models_of_other_depth_are_read_at_the_shallowest_positions(planted: ModuleType) -> None:

@@ -102,7 +102,8 @@ def own_skill_findings(gains: pd.DataFrame) -> list[Finding]:
     """Say how datasets move the benchmarks of their own skill, per method, at the final epoch."""
     findings = []
     for method, rows in _final_by_method(gains):
-        own = rows[(rows["data_group"] == rows["skill"]) & (rows["data_kind"] == "each")]
+        is_own = (rows["data_group"] == rows["skill"]) & (rows["skill"] != "")
+        own = rows[is_own & (rows["data_kind"] == "each")]
         if own.empty:
             continue
         mean = _mean(own)

@@ -60,7 +60,8 @@ def labelled_cells(cells: pd.DataFrame) -> pd.DataFrame:
     if cells.empty:
         return pd.DataFrame(columns=[*_LABELS, "epochs", "setting", "is_final"])
     labels = cells.loc[cells["method"] != "base", list(_LABELS)]
-    last = labels.groupby("trajectory")["epoch"].transform("max").astype(int)
+    labels = labels.astype(dict.fromkeys(("samples", "epoch", "seed"), int))
+    last = labels.groupby("trajectory")["epoch"].transform("max")
     labels = labels.assign(epochs=last, is_final=labels["epoch"] == last)
     keys = zip(labels["samples"], labels["schedule"], labels["epochs"], strict=True)
     return labels.assign(setting=[setting_label(int(n), str(s), int(e)) for n, s, e in keys])
@@ -76,6 +77,7 @@ def cell_gains(tables: "Tables") -> pd.DataFrame:
     if labels.empty or tables.scores.empty:
         return pd.DataFrame(columns=[*labels.columns, *_MEASURED])
     scores = tables.scores.loc[tables.scores["gain"].notna(), ["cell", *_MEASURED]]
+    scores = scores.astype({"num_items": int})
     return labels.merge(scores, on="cell", how="inner", validate="one_to_many")
 
 

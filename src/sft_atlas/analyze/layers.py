@@ -1,7 +1,7 @@
 """At which depth do weights move, and at which depth does moving go with gaining?
 
 In: the table `drift` and the mean gain of each final cell. Out: per method, position and model the
-relative change of a layer, sqrt(sum ||dW||_F^2) / sqrt(sum ||W||_F^2) over its matrices, and its
+relative change of a layer, sqrt(sum ||dW||_F^2) / sqrt(sum ||W||_F^2) over its weights, and its
 Pearson correlation with the mean gain over trajectories. Both are demeaned by model before they are
 correlated, because models differ in both for reasons that are no training's doing. Models of
 different depth are read off at the positions of the shallowest, so that no resolution is made up.
@@ -41,7 +41,8 @@ _COLUMNS: Final = (
     "num_models",
     "num_datasets",
 )
-_MATRICES: Final = ("attention.", "mlp.")
+_TOTAL: Final = "total"
+"""Kind of the drift rows that sum all weights of a layer."""
 
 
 class LayerProfile(NamedTuple):
@@ -53,24 +54,13 @@ class LayerProfile(NamedTuple):
 
 
 def layer_changes(tables: "Tables") -> pd.DataFrame:
-    """Return cell, position in (0, 1), num_layers and the relative change of each layer.
-
-    Counts attention and MLP matrices. A layer with a matrix whose norm cannot be recovered
-    (relative change 0 of a matrix beside changed ones) is summed without that matrix's weight.
-    """
+    """Return cell, position in (0, 1), num_layers and the relative change of each layer."""
     drift = tables.drift
     if drift.empty:
         return pd.DataFrame(columns=["cell", "position", "num_layers", "change"])
-    rows = drift[drift["layer"].notna() & drift["kind"].str.startswith(_MATRICES)]
-    moved = rows["relative"] > 0
-    norm = rows["frobenius"].where(moved, 0.0) / rows["relative"].where(moved, 1.0)
-    squares = rows.assign(change=rows["frobenius"] ** 2, whole=norm**2)
-    sums = squares.groupby(["cell", "layer", "position", "num_layers"], sort=False, as_index=False)[
-        ["change", "whole"]
-    ].sum()
-    whole = sums["whole"].where(sums["whole"] > 0, 1.0)
-    sums["change"] = np.sqrt(sums["change"] / whole)
-    return sums[["cell", "position", "num_layers", "change"]]
+    rows = drift[(drift["kind"] == _TOTAL) & drift["position"].notna() & drift["relative"].notna()]
+    columns = ["cell", "position", "num_layers"]
+    return rows[columns].assign(change=rows["relative"])
 
 
 def layer_profile(

@@ -172,7 +172,7 @@ def _coded(frame: pd.DataFrame, columns: Iterable[str], names: Names) -> Columns
             place |= {AVERAGE: -1} | {POOLED: -2}
             values = frame[column].astype(object).where(frame[column].notna(), AVERAGE)
             packed[column] = [place[str(value)] for value in values]
-        elif pd.api.types.is_bool_dtype(frame[column]):
+        elif frame[column].dtype == bool:
             packed[column] = [int(value) for value in frame[column]]
         else:
             packed[column] = [_number(value, 5) for value in frame[column]]

@@ -239,7 +239,7 @@ function layerSection() {
     }));
     draw("layer-change", "layer-change", changes, (spec, theme) => inkFirst(spec, theme, changes));
     const mean = rows.filter((row) => row.model === AVERAGE);
-    caption("layer-change", `\u2016\u0394W\u2016 / \u2016W\u2016 of attention and MLP matrices, final epoch; ${restsOn(mean[0])}. Band: 95\u00a0% interval of the mean.`);
+    caption("layer-change", `\u2016\u0394W\u2016 / \u2016W\u2016 of all weights of a layer, final epoch; ${restsOn(mean[0])}. Band: 95\u00a0% interval of the mean.`);
     const known = mean.filter((row) => isNumber(row.correlation));
     if (!known.length) {
       explain("layer-correlation", "A correlation needs at least three datasets.");
