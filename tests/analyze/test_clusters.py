@@ -62,6 +62,14 @@ def test_a_single_row_has_no_interval() -> None:
     assert two_way_mean(np.array([0.3]), models=zero, datasets=zero).interval is None
 
 
+def test_rows_that_agree_by_chance_are_no_certainty() -> None:
+    models, datasets = crossed(1, 2)
+    same, errors = np.array([0.025, 0.025]), np.array([0.05, 0.05])
+    mean = two_way_mean(same, models=models, datasets=datasets, item_errors=errors)
+    assert mean.standard_error == pytest.approx(0.05 / np.sqrt(2))
+    assert mean.low < 0 < mean.high
+
+
 def test_weights_resample_whole_models_and_datasets() -> None:
     models, datasets = crossed(4, 7)
     weights = two_way_weights(models, datasets, num_resamples=50, seed=3).reshape(50, 4, 7)

@@ -52,12 +52,21 @@ def t_quantile(num_clusters: int, level: float = LEVEL) -> float:
     return float(stdtrit(num_clusters - 1, (1 + level) / 2))
 
 
-def two_way_mean(values: Floats, *, models: Ints, datasets: Ints, level: float = LEVEL) -> Mean:
+def two_way_mean(
+    values: Floats,
+    *,
+    models: Ints,
+    datasets: Ints,
+    item_errors: Floats | None = None,
+    level: float = LEVEL,
+) -> Mean:
     """Mean of rows that share models and datasets.
 
     The variance is V(models) + V(datasets) - V(model x dataset pairs), each the cluster-robust
     variance with the correction G / (G - 1), and never below the larger of the first two. A factor
     with a single level cannot be resampled: the interval then speaks about that level alone.
+    `item_errors`, the rows' own standard errors, set a floor: rows that agree by chance, or because
+    they have few items, are no certainty.
     """
     num_models, num_datasets = (int(np.unique(codes).size) for codes in (models, datasets))
     facts = {"num_rows": values.size, "num_models": num_models, "num_datasets": num_datasets}
@@ -69,6 +78,8 @@ def two_way_mean(values: Floats, *, models: Ints, datasets: Ints, level: float =
         return Mean(estimate=estimate, standard_error=nan, low=nan, high=nan, **facts)
     single = [_cluster_variance(residual, way) for way in ways]
     variance = max(single)
+    if item_errors is not None and np.isfinite(item_errors).all():
+        variance = max(variance, float(item_errors @ item_errors) / values.size**2)
     if len(ways) == 2:
         pairs = models * (datasets.max() + 1) + datasets
         variance = max(variance, sum(single) - _cluster_variance(residual, pairs))

@@ -71,18 +71,24 @@ def last_against_first(rows: pd.DataFrame) -> tuple[int, int, Mean] | None:
     panel = epoch_panel(rows)
     if panel.empty:
         return None
-    wide = panel.pivot_table(index=["model", "data", "trajectory"], columns="epoch", values="gain")
+    wide, errors = _by_epoch(panel, "gain"), _by_epoch(panel, "gain_se")
     first, last = int(wide.columns.min()), int(wide.columns.max())
     change = (wide[last] - wide[first]).to_numpy(dtype=np.float64)
     models = codes(wide.index.get_level_values("model"))
     datasets = codes(wide.index.get_level_values("data"))
-    return first, last, two_way_mean(change, models=models, datasets=datasets)
+    item_errors = np.hypot(*errors[[first, last]].to_numpy(dtype=np.float64).T)
+    mean = two_way_mean(change, models=models, datasets=datasets, item_errors=item_errors)
+    return first, last, mean
+
+
+def _by_epoch(panel: pd.DataFrame, values: str) -> pd.DataFrame:
+    return panel.pivot(index=["model", "data", "trajectory"], columns="epoch", values=values)
 
 
 def _curves(panel: pd.DataFrame) -> list[dict[str, object]]:
     """Points of the line over all data, then of each dataset's."""
-    wide = panel.pivot_table(index=["model", "data", "trajectory"], columns="epoch", values="gain")
-    values = wide.to_numpy(dtype=np.float64)
+    wide, errors = _by_epoch(panel, "gain"), _by_epoch(panel, "gain_se")
+    values, item_errors = (frame.to_numpy(dtype=np.float64) for frame in (wide, errors))
     data = wide.index.get_level_values("data")
     models, datasets = codes(wide.index.get_level_values("model")), codes(data)
     names = {int(code): str(name) for code, name in zip(datasets, data, strict=True)}
@@ -90,8 +96,13 @@ def _curves(panel: pd.DataFrame) -> list[dict[str, object]]:
     groups |= {name: datasets == code for code, name in names.items()}
     lines: list[dict[str, object]] = []
     for name, chosen in groups.items():
-        for epoch, column in zip(wide.columns, values[chosen].T, strict=True):
-            mean = two_way_mean(column, models=models[chosen], datasets=datasets[chosen])
+        for index, epoch in enumerate(wide.columns):
+            mean = two_way_mean(
+                values[chosen, index],
+                models=models[chosen],
+                datasets=datasets[chosen],
+                item_errors=item_errors[chosen, index],
+            )
             lines.append(
                 {
                     "data": name,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
@@ -189,6 +190,7 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
     for method, rows in _final_by_method(means):
         table = rows.pivot_table(index="model", columns="data", values="gain", sort=False)
         table = table.dropna(axis="columns")
+        errors = rows.pivot_table(index="model", columns="data", values="gain_se", sort=False)
         if table.shape[1] < 2:
             continue
         order = table.mean().sort_values(ascending=False)
@@ -197,7 +199,13 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
         clusters = codes(table.index)
         # The winner was picked by looking: each of its rivals gets a share of the 5 %.
         level = 1 - 0.05 / (table.shape[1] - 1)
-        mean = two_way_mean(lead, models=clusters, datasets=0 * clusters, level=level)
+        mean = two_way_mean(
+            lead,
+            models=clusters,
+            datasets=0 * clusters,
+            item_errors=np.hypot(*errors[[best, second]].to_numpy(dtype=float).T),
+            level=level,
+        )
         ahead = mean.interval is not None and mean.interval[0] > 0
         end = "The lead is clear." if ahead else "The data cannot tell these two apart."
         statement = (
@@ -343,7 +351,12 @@ def _final_by_method(gains: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
 
 def _mean(rows: pd.DataFrame) -> Mean:
     values = rows["gain"].to_numpy(dtype=float)
-    return two_way_mean(values, models=codes(rows["model"]), datasets=codes(rows["data"]))
+    return two_way_mean(
+        values,
+        models=codes(rows["model"]),
+        datasets=codes(rows["data"]),
+        item_errors=rows["gain_se"].to_numpy(dtype=float),
+    )
 
 
 def _verdict(mean: Mean, up: str, down: str, *, whole: bool = False) -> str:

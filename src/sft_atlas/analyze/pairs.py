@@ -42,4 +42,10 @@ def paired_differences(rows: pd.DataFrame, *, factor: str, first: Any, second: A
 def mean_difference(pairs: pd.DataFrame) -> Mean:
     """Average the differences, with an interval over models and datasets."""
     values = pairs["difference"].to_numpy(dtype=np.float64)
-    return two_way_mean(values, models=codes(pairs["model"]), datasets=codes(pairs["data"]))
+    errors = np.hypot(*pairs[["gain_se_first", "gain_se_second"]].to_numpy(dtype=np.float64).T)
+    return two_way_mean(
+        values,
+        models=codes(pairs["model"]),
+        datasets=codes(pairs["data"]),
+        item_errors=errors,
+    )

@@ -81,7 +81,7 @@ def gain_map() -> alt.LayerChart:
             ),
             own.mark_rect(cornerRadius=3, filled=False, strokeWidth=1.75),
             clear.mark_text(fontSize=11.5, fontWeight="bold").encode(text="label:N", color=ink),
-            unclear.mark_text(fontSize=11.5, opacity=0.75).encode(text="label:N", color=ink),
+            unclear.mark_text(fontSize=11.5, opacity=0.85).encode(text="label:N", color=ink),
         )
         .resolve_scale(color="independent")
         .properties(width=alt.Step(58), height=alt.Step(ROW_PIXELS))

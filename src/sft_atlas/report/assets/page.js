@@ -110,7 +110,7 @@ function filledMap(rows, limit) {
         interval_text: pointsInterval(row.low, row.high),
         n_text: restsOn(row),
         get ink() {
-          const strong = strength > 0.5;
+          const strong = strength > (themeName() === "dark" ? 0.5 : 0.78);
           if (themeName() === "dark") return strong ? theme().darkText : theme().lightText;
           return strong ? theme().lightText : theme().darkText;
         },
@@ -185,6 +185,7 @@ function perplexitySection() {
       const row = related.find((item) => nameOf("variant", item.variant) === key && nameOf("statistic", item.statistic) === statistic);
       return row && isNumber(row.estimate) ? `${statistic === "spearman" ? "Spearman" : "Pearson"} ${minus(row.estimate.toFixed(2))} ${decimalInterval(row.low, row.high)}` : "";
     }).filter(Boolean);
+    if (!numbers.length) numbers.push("A correlation needs at least five points that differ");
     const size = related[0] ? `, ${plural(related[0].num_models, "model")}, ${plural(related[0].num_datasets, "dataset")}` : "";
     caption("perplexity", `n = ${plural(rows.length, "point")}${size}. ${numbers.join("; ")}. Final epoch, ${names.settings[setting()]}.`);
     showAssociations(related);
