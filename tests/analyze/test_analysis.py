@@ -170,3 +170,7 @@ def test_a_study_without_scores_has_no_answers(planted: ModuleType) -> None:
 def test_points_are_signed_with_a_true_minus() -> None:
     assert words.points(-0.2) == "\N{MINUS SIGN}20.0"
     assert words.points(-0.0001) == "0.0"
+
+
+def test_a_bound_beside_zero_is_not_shown_as_zero() -> None:
+    assert words.interval_text((0.0004, 0.037)) == "[+0.04, +3.7]"

@@ -58,14 +58,14 @@ class Finding:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 1) -> str:
     """Format a gain as signed percentage points, with a true minus sign.
 
-    >>> points(0.0342)
-    '+3.4'
+    >>> points(0.0342), points(0.0)
+    ('+3.4', '0.0')
     """
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in {"+0.0", "-0.0"} else minus(text)
+    text = f"{100 * value:+.{digits}f}"
+    return minus(text) if float(text) else text[1:]
 
 
 def minus(text: str) -> str:
@@ -78,7 +78,9 @@ def interval_text(interval: tuple[float, float] | None, scale: Scale = "points")
     if interval is None:
         return "(no interval: too few models or datasets)"
     if scale == "points":
-        return f"[{points(interval[0])}, {points(interval[1])}]"
+        # A bound that is not 0 is not shown as 0.
+        low, high = (points(v, 2 if 0 < abs(v) < 0.0005 else 1) for v in interval)
+        return f"[{low}, {high}]"
     return minus(f"[{interval[0]:.2f}, {interval[1]:.2f}]")
 
 
@@ -117,7 +119,7 @@ def own_skill_findings(gains: pd.DataFrame) -> list[Finding]:
                 statement=(
                     f"{method}: trained on a skill, models move its own benchmark by "
                     f"{points(mean.estimate)} points {interval_text(mean.interval)} on average. "
-                    f"{clear} of {len(own)} single gains exceed {NUM_ERRORS:g} standard errors "
+                    f"{clear:,} of {len(own):,} single gains exceed {NUM_ERRORS:g} standard errors "
                     f"(about {chance:.1f} would without any effect). Largest: {by_data.index[0]} "
                     f"({points(by_data.iloc[0])}); smallest: {by_data.index[-1]} "
                     f"({points(by_data.iloc[-1])}). {_verdict(mean, 'rise', 'fall')}"
@@ -147,7 +149,7 @@ def loss_findings(gains: pd.DataFrame) -> list[Finding]:
         lost = rows[rows["gain"] < -NUM_ERRORS * rows["gain_se"]]
         chance = len(rows) * _upper_tail(NUM_ERRORS)
         text = (
-            f"{method}: {len(lost)} of {len(rows)} final scores lie more than {NUM_ERRORS:g} "
+            f"{method}: {len(lost):,} of {len(rows):,} final scores lie more than {NUM_ERRORS:g} "
             f"standard errors below their base model (about {chance:.1f} would without any effect)."
         )
         text += _worst_pair(rows) if len(lost) else " No single loss is certain."

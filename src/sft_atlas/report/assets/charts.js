@@ -15,7 +15,13 @@ const THEMES = {
     category: ["#56b4e9", "#f08a45", "#3ac79b", "#e08fc4", "#b3a2e8", "#d2b44c", "#9ad0f5", "#ffc14d", "#aab4bc", "#ef8a8c", "#6fd0d0", "#bfd94a"],
   },
 };
-const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left", "stroke", "arrow", "wedge", "triangle"];
+const SHAPES = [
+  "circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left",
+  "M0,-1L0.23,-0.32L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12L-0.95,-0.31L-0.23,-0.32Z", // star
+  "M0,-0.9L0.78,-0.45L0.78,0.45L0,0.9L-0.78,0.45L-0.78,-0.45Z", // hexagon
+  "M-0.8,-0.45L-0.45,-0.8L0,-0.35L0.45,-0.8L0.8,-0.45L0.35,0L0.8,0.45L0.45,0.8L0,0.35L-0.45,0.8L-0.8,0.45L-0.35,0Z", // x
+  "M-0.35,-0.95L0.35,-0.95L0.35,0.95L-0.35,0.95Z", // bar
+];
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif';
 
 const themeName = () => document.documentElement.dataset.theme;

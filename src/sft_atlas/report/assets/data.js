@@ -36,7 +36,9 @@ function signed(fraction, digits = 1) {
   return (fraction > 0 ? "+" : "") + minus(text);
 }
 
-const pointsInterval = (low, high) => (isNumber(low) ? `[${signed(low)}, ${signed(high)}]` : "none: too few to resample");
+// A bound that is not 0 is not shown as 0.
+const bound = (value) => signed(value, value !== 0 && Math.abs(value) < 0.0005 ? 2 : 1);
+const pointsInterval = (low, high) => (isNumber(low) ? `[${bound(low)}, ${bound(high)}]` : "none: too few to resample");
 const decimalInterval = (low, high) =>
   isNumber(low) ? minus(`[${low.toFixed(2)}, ${high.toFixed(2)}]`) : "none: fewer than 3 models or datasets";
 const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;

@@ -278,7 +278,7 @@ function epochSection() {
       explain("epochs", "No training run of this choice has scores at more than one kept epoch.");
       return;
     }
-    const lines = rows.map((row) => ({
+    const lines = [...rows].sort((a, b) => a.data - b.data || a.epoch - b.epoch).map((row) => ({
       series: row.data === AVERAGE ? "mean over data" : nameOf("data", row.data),
       is_average: row.data === AVERAGE, epoch: row.epoch, gain: 100 * row.gain,
       low: 100 * (row.low ?? row.gain), high: 100 * (row.high ?? row.gain),
@@ -314,6 +314,7 @@ function lossSection() {
 
   function show() {
     const chosen = curveRows.filter((row) => row.setting === setting() && row.method === method() && row.model === model());
+    chosen.sort((a, b) => a.data - b.data);
     const rows = chosen.flatMap((curve, i) => curve.step.map((step, k) => ({ series: nameOf("data", curve.data), trajectory: i, step, loss: curve.loss[k] })));
     draw("losses", "losses", rows);
     caption("losses", `${plural(chosen.length, "training run")} of ${nameOf("model", model())}, ${nameOf("method", method())}, ${names.settings[setting()]}. Averaged in runs of steps to at most 60 points each.`);
