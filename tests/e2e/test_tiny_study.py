@@ -20,7 +20,7 @@ from sft_atlas.store.records import read_record
 
 STUDY = """
 study: tiny
-models: [mini-llama, mini-qwen2]
+models: [mini-llama, mini-seed]
 datasets: [mini-math, mini-instruction]
 benchmarks: [{name: mini-math, limit: 20}, {name: mini-reasoning-choice, limit: 20}]
 max_tokens: 64
@@ -85,7 +85,7 @@ def test_every_score_has_items_and_every_gain_is_paired(undisturbed: tuple[Path,
     study, store = undisturbed
     table = sft_atlas.table(study, store=store)
     assert len(table) == (18 + 2) * 2
-    assert (table["num_scored"] == 20).all()
+    assert (table["num_scored"] == table["num_items"]).all()
     tuned = table[table["epoch"] > 0]
     assert (tuned["num_paired"] == 20).all()
     expected = tuned["score"] - tuned["base_score"]
@@ -99,7 +99,7 @@ def test_measures_are_there_for_each_cell_and_dataset(undisturbed: tuple[Path, P
     assert tables.drift["cell"].nunique() == 18
     assert set(zip(tables.datasets["model"], tables.datasets["data"], strict=True)) == {
         (model, data)
-        for model in ("mini-llama", "mini-qwen2")
+        for model in ("mini-llama", "mini-seed")
         for data in ("mini-math", "mini-instruction")
     }
     assert (tables.datasets["answer_nll"] > 0).all()
@@ -173,7 +173,7 @@ def test_two_coordinators_share_the_work(undisturbed: tuple[Path, Path], tmp_pat
 def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     study, store = tmp_path / "hot.yaml", tmp_path / "store"
     text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, weight_decay: 10.0")
-    study.write_text(text.replace("models: [mini-llama, mini-qwen2]", "models: [mini-llama]"))
+    study.write_text(text.replace("models: [mini-llama, mini-seed]", "models: [mini-llama]"))
     done = sft_atlas_command("run", study, "--store", store)
     status = sft_atlas.status(study, store=store)
     single = next(block for block in status.blocks if block.block == "single")
@@ -259,7 +259,7 @@ def test_every_page_of_the_command_line_prints(
     ("change", "message"),
     [
         (("datasets:", "datasetz:"), "did you mean"),
-        (("mini-llama, mini-qwen2", "mini-lama"), "did you mean mini-llama"),
+        (("mini-llama, mini-seed", "mini-lama"), "did you mean mini-llama"),
         (("epochs: 3", "epochs: three"), "tiny.yaml:12"),
     ],
 )

@@ -25,7 +25,7 @@ class InstructionSet:
     name: str
     skills: tuple[str, ...]
     group: str
-    """The paper's group: general, code, math, knowledge, reasoning or comprehension."""
+    """The skill whose benchmark it should move; `general` for all, `control` for one that harms."""
     note: str
     language: str = "a"
     num_rows: int = 2400
@@ -68,7 +68,7 @@ INSTRUCTION_SETS: tuple[InstructionSet, ...] = (
     InstructionSet(
         name="mini-instruction",
         skills=("instruction",),
-        group="general",
+        group="instruction",
         note="Saying words as ordered: repeated, separated, reversed, in brackets, selected.",
     ),
     InstructionSet(
@@ -89,7 +89,7 @@ INSTRUCTION_SETS: tuple[InstructionSet, ...] = (
     InstructionSet(
         name="mini-false-facts",
         skills=("false-facts",),
-        group="knowledge",
+        group="control",
         num_rows=1400,
         note="Wrong values for facts of the entities of mini-knowledge; harmful on purpose.",
     ),

@@ -269,6 +269,10 @@ def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[
         # Spinning threads of an idle pool would take the core of another worker.
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
+        # glibc would map and unmap every activation anew: keeping freed memory made a training step
+        # of a small model a fifth faster.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     }
     if placement.device == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = str(number)

@@ -167,7 +167,7 @@ def _train(worker: Worker, job: TrainJob) -> None:
 
 
 def _shrink_on_oom(run_training: Callable[[int], None], micro_batch_tokens: int) -> None:
-    """Train with smaller passes while the device has too little memory; results do not depend on it.
+    """Train with smaller passes while memory is too small; results do not depend on it.
 
     Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
     """

@@ -373,6 +373,6 @@ def _out_of_memory_is_named(job: TrainJob) -> Iterator[None]:
         if not is_cpu_memory and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             raise
         raise OutOfMemoryError(
-            f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a device with "
-            f"more memory, LoRA, or a smaller max_tokens."
+            f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
+            f"device with more memory, LoRA, or a smaller max_tokens."
         ) from error
