@@ -3,11 +3,8 @@ way.
 """
 
 import json
-import os
-import random
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -16,7 +13,7 @@ import pandas as pd
 import pytest
 
 import sft_atlas
-from sft_atlas.store.records import read_record
+from coordinators import command, digests, jobs_done, run_command, run_with_kills
 
 STUDY = """
 study: tiny
@@ -41,34 +38,13 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "sft_atlas", *map(str, words)]
-
-
-def sft_atlas_command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, check=False)
-
-
-def digests(store: Path) -> dict[str, str]:
-    """Every published result's digest, which covers its spec, numbers and all its files."""
-    folders = [path.parent for path in store.rglob("record.json") if "quarantine" not in path.parts]
-    return {str(folder.relative_to(store)): read_record(folder).digest for folder in folders}
-
-
-def jobs_done(store: Path) -> list[str]:
-    """Fingerprints of all jobs that a worker really did, with repetitions."""
-    lines = [line for log in (store / "log").glob("*.jsonl") for line in log.open()]
-    events = [json.loads(line) for line in lines]
-    return [event["job"] for event in events if event["kind"] == "done" and not event["text"]]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A study that ran through, and its store; read only."""
     folder = tmp_path_factory.mktemp("undisturbed")
     path = folder / "tiny.yaml"
     path.write_text(STUDY)
-    done = sft_atlas_command("run", path, "--store", folder / "store")
+    done = run_command("run", path, "--store", folder / "store")
     assert done.returncode == 0, done.stderr
     return path, folder / "store"
 
@@ -109,7 +85,7 @@ def test_measures_are_there_for_each_cell_and_dataset(undisturbed: tuple[Path, P
 def test_running_again_does_nothing(undisturbed: tuple[Path, Path]) -> None:
     study, store = undisturbed
     before = digests(store)
-    done = sft_atlas_command("run", study, "--store", store, "--json")
+    done = run_command("run", study, "--store", store, "--json")
     assert json.loads(done.stdout)["num_done"] == 0
     assert digests(store) == before
 
@@ -128,26 +104,8 @@ def test_killed_ten_times_equals_undisturbed(
 ) -> None:
     study, reference = undisturbed
     store = tmp_path / "store"
-    moments = random.Random(20261121)
-    num_killed = 0
-    while True:
-        run = subprocess.Popen(
-            command("run", study, "--store", store),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        if num_killed == 10:
-            assert run.wait() == 0
-            break
-        # Workers need about 4 seconds to start; later moments hit their work.
-        time.sleep(moments.uniform(3.0, 9.0))
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-            assert run.wait() == -signal.SIGKILL
-            num_killed += 1
-        else:
-            break
+    # Workers need about 3 seconds to start; later moments hit their work.
+    num_killed = run_with_kills(study, store, num_kills=10, seed=20261121, seconds=(2.5, 6.0))
     assert num_killed >= 3, "the faults that this test is about did not happen"
     assert digests(store) == digests(reference)
     pd.testing.assert_frame_equal(
@@ -174,14 +132,14 @@ def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> 
     study, store = tmp_path / "hot.yaml", tmp_path / "store"
     text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, weight_decay: 10.0")
     study.write_text(text.replace("models: [mini-llama, mini-seed]", "models: [mini-llama]"))
-    done = sft_atlas_command("run", study, "--store", store)
+    done = run_command("run", study, "--store", store)
     status = sft_atlas.status(study, store=store)
     single = next(block for block in status.blocks if block.block == "single")
     assert done.returncode == 1, done.stderr
-    assert single.failed == {"diverged": 4}
-    assert single.done == 4
+    assert single.failed == {"diverged": 2}
+    assert single.done == 6, "epoch 1 came before the divergence and is kept"
     assert "expected finite numbers" in status.failures[0].message
-    again = sft_atlas_command("run", study, "--store", store, "--json")
+    again = run_command("run", study, "--store", store, "--json")
     assert again.returncode == 1
     assert json.loads(again.stdout) | {"seconds": 0} == {
         "num_done": 0,
@@ -193,7 +151,7 @@ def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> 
         "seconds": 0,
         "is_complete": False,
     }
-    retried = sft_atlas_command(*status.failures[0].retry.split()[1:], "--json")
+    retried = run_command(*status.failures[0].retry.split()[1:], "--json")
     assert json.loads(retried.stdout)["num_failed"] == 1
 
 
@@ -210,7 +168,7 @@ def test_an_interrupt_stops_cleanly_and_the_next_run_goes_on(study: Path, tmp_pa
     assert run.returncode == 1, errors
     assert not sft_atlas.status(study, store=store).running
     assert not list((store / "tmp").iterdir())
-    assert sft_atlas_command("run", study, "--store", store).returncode == 0
+    assert run_command("run", study, "--store", store).returncode == 0
 
 
 def test_damage_is_found_and_made_anew(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -221,7 +179,7 @@ def test_damage_is_found_and_made_anew(undisturbed: tuple[Path, Path], tmp_path:
     content = bytearray(items.read_bytes())
     content[len(content) // 2] ^= 4
     items.write_bytes(content)
-    done = sft_atlas_command("run", study, "--store", store, "--json")
+    done = run_command("run", study, "--store", store, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["set_aside"] == [str(items.parent)]
     assert digests(store) == digests(reference)
@@ -241,15 +199,15 @@ def test_every_page_of_the_command_line_prints(
         ("run", study, "--store", store, "--dry-run"),
     ]
     for line in words:
-        done = sft_atlas_command(*line)
+        done = run_command(*line)
         assert done.returncode == 0, done.stderr
         assert done.stdout or line[0] == "run"
-        as_json = sft_atlas_command(*line, "--json")
+        as_json = run_command(*line, "--json")
         json.loads(as_json.stdout)
     for kind in ("csv", "json", "markdown", "latex"):
-        assert sft_atlas_command("table", study, "--store", store, "--format", kind).stdout
+        assert run_command("table", study, "--store", store, "--format", kind).stdout
     output = tmp_path / "table.parquet"
-    sft_atlas_command("table", study, "--store", store, "--format", "parquet", "--output", output)
+    run_command("table", study, "--store", store, "--format", "parquet", "--output", output)
     assert len(pd.read_parquet(output)) == 40
     page = sft_atlas.report(study, store=store, output=tmp_path / "report.html")
     assert "<script" in page.read_text()
@@ -268,7 +226,7 @@ def test_a_wrong_study_exits_with_2_and_says_where(
 ) -> None:
     study = tmp_path / "tiny.yaml"
     study.write_text(textwrap.dedent(STUDY.replace(*change)))
-    done = sft_atlas_command("plan", study)
+    done = run_command("plan", study)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
