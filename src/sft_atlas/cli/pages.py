@@ -124,7 +124,7 @@ def _cost_json(cost: PlanCost) -> dict[str, Any]:
 
 
 def _hours_table(plan: "Plan") -> Table:
-    table = _table(f"hours on {plan.device}", "low", "likely", "high")
+    table = _table(f"device time on {plan.device}", "low", "likely", "high")
     cost = plan.cost
     rows = {kind: hours for kind, hours in cost.hours.items() if hours.high}
     rows["all that is missing"] = cost.total_hours
@@ -132,10 +132,12 @@ def _hours_table(plan: "Plan") -> Table:
         rows["benchmarks that cannot be scored yet"] = cost.unscored_hours
     rows["training, if nothing were shared"] = cost.unshared_train_hours
     for name, hours in rows.items():
-        table.add_row(
-            name, *(f"{value:,.2f}" if value < 100 else f"{value:,.0f}" for value in hours)
-        )
+        table.add_row(name, *(_time(value) for value in hours))
     return table
+
+
+def _time(hours: float) -> str:
+    return duration(hours * 3600) if hours < 24 else f"{hours:,.0f} h"
 
 
 def _count(value: float) -> str:
