@@ -25,7 +25,8 @@ LAYERS = [
     {"train", "evaluate", "measure", "analyze", "report"},
     {"run", "miniature"},
     {"api"},
-    {"cli", "__init__", "__main__"},
+    {"cli", "__init__"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 STAGES = {"train", "evaluate", "measure", "analyze", "report"}

@@ -111,7 +111,7 @@ def duration(seconds: float) -> str:
     """Write a time span in its two largest units.
 
     >>> duration(75), duration(4.2), duration(7300)
-    ('1 min 15 s', '4 s', '2 h 2 min')
+    ('1 min 15 s', '4 s', '2 h 1 min')
     """
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
