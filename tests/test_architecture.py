@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import sft_atlas
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sft_atlas"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -22,16 +24,16 @@ LAYERS = [
     {"data"},
     {"weights"},
     {"model"},
-    {"train", "evaluate", "measure", "analyze", "report"},
-    {"run", "miniature"},
+    {"train", "evaluate", "measure", "analyze", "render"},
+    {"execute", "miniature"},
     {"api"},
     {"cli", "__init__"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-STAGES = {"train", "evaluate", "measure", "analyze", "report"}
-# The page shows what the analysis found: report reads analyze's frozen Findings and tables.
-ALLOWED_SIBLINGS = {("report", "analyze")}
+STAGES = {"train", "evaluate", "measure", "analyze", "render"}
+# The page shows what the analysis found: render reads analyze's frozen Findings and tables.
+ALLOWED_SIBLINGS = {("render", "analyze")}
 
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
 MAX_MODULE_LINES = 400
@@ -86,7 +88,7 @@ def test_every_unit_has_a_layer() -> None:
 
 def test_only_the_worker_and_the_api_know_the_stages() -> None:
     for path in MODULES:
-        if module_name(path) == "run/worker.py" or unit_of(path) in STAGES | {"api", "cli"}:
+        if module_name(path) == "execute/worker.py" or unit_of(path) in STAGES | {"api", "cli"}:
             continue
         known = STAGES & set(imported_units(path))
         assert not known, f"{module_name(path)} imports {known}"
@@ -112,7 +114,7 @@ def test_only_the_worker_catches_everything() -> None:
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or ast.unparse(node.type) == "Exception"
-            assert not broad or module_name(path) == "run/worker.py", (
+            assert not broad or module_name(path) == "execute/worker.py", (
                 f"{module_name(path)}:{node.lineno} swallows every error"
             )
 
@@ -125,8 +127,8 @@ def test_only_the_worker_catches_everything() -> None:
         "sft_atlas.study.plan",
         "sft_atlas.store.tables",
         "sft_atlas.analyze.findings",
-        "sft_atlas.report.html",
-        "sft_atlas.run.local",
+        "sft_atlas.render.html",
+        "sft_atlas.execute.local",
         "sft_atlas.data.sources",
     ],
 )
@@ -138,3 +140,24 @@ def test_import_needs_neither_torch_nor_transformers(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_submodule_hides_a_verb() -> None:
+    units = {unit_of(path) for path in MODULES}
+    assert not units & set(sft_atlas.__all__)
+    code = (
+        "import pkgutil, importlib, sft_atlas;"
+        "[importlib.import_module(m.name) for m in"
+        " pkgutil.walk_packages(sft_atlas.__path__, 'sft_atlas.')"
+        " if not m.name.endswith(('__main__', 'chat_child'))];"
+        "assert all(callable(getattr(sft_atlas, n)) for n in sft_atlas.__all__ if n.islower())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_public_names_are_these() -> None:
+    verbs = ["doctor", "inspect", "new", "plan", "report", "run", "show", "status", "table"]
+    assert sorted(sft_atlas.__all__) == sorted(
+        ["DEFAULT_STORE", "Error", "load_study", "tables", *verbs]
+    )

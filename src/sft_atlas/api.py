@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sft_atlas import machine
 from sft_atlas.data.sources import count_quarantined
 from sft_atlas.errors import StoreError, StudyError
-from sft_atlas.run.local import Event, Outcome, run_tasks
-from sft_atlas.run.placement import detect_placement
-from sft_atlas.run.schedule import Task
-from sft_atlas.run.tasks import Selection, select_tasks
+from sft_atlas.execute.local import Event, Outcome, run_tasks
+from sft_atlas.execute.placement import detect_placement
+from sft_atlas.execute.schedule import Task
+from sft_atlas.execute.tasks import Selection, select_tasks
 from sft_atlas.store.inventory import read_inventory, set_damaged_aside
 from sft_atlas.store.states import CellState, read_states
 from sft_atlas.store.store import Store, open_store
@@ -153,7 +153,7 @@ def run(
         study: the study file.
         store: where results are and go.
         workers: processes; None: one per GPU, or per usable core.
-        only: terms that select jobs, see `run.tasks.select_tasks`.
+        only: terms that select jobs, see `execute.tasks.select_tasks`.
         view: is given the tasks and gives a listener for the run's events.
 
     Raises:
@@ -264,7 +264,7 @@ def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
 
 def report(study: Path, *, store: Path = DEFAULT_STORE, output: Path | None = None) -> Path:
     """Write the study's report as one HTML file; returns its path."""
-    from sft_atlas.report.html import ReportMeta, write_report
+    from sft_atlas.render.html import ReportMeta, write_report
 
     loaded = load_study(study)
     is_miniature = any(_is_bundled(model.spec.source) for model in loaded.models)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import sft_atlas
 from coordinators import command, digests, jobs_done, run_command, run_with_kills
+from sft_atlas.cli import app
 
 STUDY = """
 study: tiny
@@ -198,16 +200,19 @@ def test_every_page_of_the_command_line_prints(
         ("doctor",),
         ("run", study, "--store", store, "--dry-run"),
     ]
+    runner = CliRunner()
     for line in words:
-        done = run_command(*line)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout or line[0] == "run"
-        as_json = run_command(*line, "--json")
-        json.loads(as_json.stdout)
-    for kind in ("csv", "json", "markdown", "latex"):
-        assert run_command("table", study, "--store", store, "--format", kind).stdout
+        shown = runner.invoke(app, [str(word) for word in line])
+        assert shown.exit_code == 0, shown.output
+        assert shown.stdout or line[0] == "run"
+        json.loads(runner.invoke(app, [*map(str, line), "--json"]).stdout)
     output = tmp_path / "table.parquet"
-    run_command("table", study, "--store", store, "--format", "parquet", "--output", output)
+    for kind in ("csv", "json", "markdown", "latex", "parquet"):
+        words_of_kind = ["table", study, "--store", store, "--format", kind]
+        to_file = ["--output", output] if kind == "parquet" else []
+        written = runner.invoke(app, [str(word) for word in words_of_kind + to_file])
+        assert written.exit_code == 0, written.output
+        assert written.stdout or kind == "parquet"
     assert len(pd.read_parquet(output)) == 40
     page = sft_atlas.report(study, store=store, output=tmp_path / "report.html")
     assert "<script" in page.read_text()

@@ -9,8 +9,8 @@ from typing import final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from sft_atlas.run.local import Event
-from sft_atlas.run.schedule import Task
+from sft_atlas.execute.local import Event
+from sft_atlas.execute.schedule import Task
 from sft_atlas.study.job import EvaluateJob, Job
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from sft_atlas.run.schedule import Task, blocked, choose
+from sft_atlas.execute.schedule import Task, blocked, choose
 from sft_atlas.study.job import MeasureJob, PrepareJob
 from sft_atlas.study.spec import DatasetSpec, ModelSpec, Source
 

@@ -22,9 +22,9 @@ import pandas as pd
 from sft_atlas import files
 from sft_atlas.analyze.analysis import Analysis, analyze
 from sft_atlas.analyze.findings import Finding
-from sft_atlas.report.charts import chart_specs
-from sft_atlas.report.coverage import block_coverage, failures, unscored
-from sft_atlas.report.payload import make_payload
+from sft_atlas.render.charts import chart_specs
+from sft_atlas.render.coverage import block_coverage, failures, unscored
+from sft_atlas.render.payload import make_payload
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables
@@ -117,7 +117,7 @@ class Question:
 
 @cache
 def _asset(name: str) -> str:
-    return (package_files("sft_atlas.report") / "assets" / name).read_text(encoding="utf-8")
+    return (package_files("sft_atlas.render") / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sft_atlas.errors import StudyError
-from sft_atlas.run.schedule import Task
+from sft_atlas.execute.schedule import Task
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import EvaluateJob, Job, PrepareJob, TrainJob

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sft_atlas.analyze.analysis import analyze
-from sft_atlas.report.payload import MAX_CURVE_POINTS, downsample, make_payload
+from sft_atlas.render.payload import MAX_CURVE_POINTS, downsample, make_payload
 
 
 @pytest.fixture(scope="module")

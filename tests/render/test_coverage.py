@@ -4,7 +4,7 @@ from types import ModuleType
 
 import numpy as np
 
-from sft_atlas.report.coverage import BASE_BLOCK, block_coverage, failures, unscored
+from sft_atlas.render.coverage import BASE_BLOCK, block_coverage, failures, unscored
 
 
 def test_states_add_up_to_what_was_planned(planted: ModuleType) -> None:

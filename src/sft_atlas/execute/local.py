@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from sft_atlas.errors import JobError
+from sft_atlas.execute.placement import Placement
+from sft_atlas.execute.schedule import Task, blocked, choose, model_of
 from sft_atlas.identity import payload
-from sft_atlas.run.placement import Placement
-from sft_atlas.run.schedule import Task, blocked, choose, model_of
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import JOB
 
@@ -278,7 +278,7 @@ def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[
         environment["CUDA_VISIBLE_DEVICES"] = str(number)
     log = _log_path(store)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "sft_atlas.run.worker"]
+    command = [sys.executable, "-m", "sft_atlas.execute.worker"]
     arguments = [str(store.layout.root), json.dumps(placement.to_json())]
     with log.open("ab") as errors:
         return subprocess.Popen(

@@ -26,11 +26,11 @@ from sft_atlas.data.prepared import PreparedRows, prepare
 from sft_atlas.errors import DamagedError, DivergedError, JobError, OutOfMemoryError
 from sft_atlas.evaluate.canary import Probe, check_cell, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
+from sft_atlas.execute.placement import Placement
 from sft_atlas.identity import payload
 from sft_atlas.measure.dataset import measure_dataset
 from sft_atlas.measure.drift import measure_drift
 from sft_atlas.model.load import BaseModel, load_base, load_cell
-from sft_atlas.run.placement import Placement
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.job import (

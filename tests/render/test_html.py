@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from sft_atlas.analyze.analysis import analyze
-from sft_atlas.report.html import ReportMeta, render_report, write_report
+from sft_atlas.render.html import ReportMeta, render_report, write_report
 
 META = ReportMeta(
     study="pocket",
