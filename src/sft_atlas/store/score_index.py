@@ -9,15 +9,16 @@ import contextlib
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sft_atlas import files
-from sft_atlas.store.records import RECORD_NAME
+from sft_atlas.store.records import RECORD_NAME, check_artifact
 from sft_atlas.store.store import Store
 
 COLUMNS = {
@@ -56,7 +57,7 @@ def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
     known = {(row["cell"], row["benchmark"]): row for row in index.to_dict("records")}
     rows: list[dict[Hashable, Any]] = []
     is_stale = False
-    items = _Items(store)
+    bases = _Bases(store)
     for want in wanted:
         stamp = _stamp(store, want.cell, want.benchmark)
         if stamp is None:
@@ -65,7 +66,7 @@ def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
         row = known.get((want.cell, want.benchmark))
         if row is None or row["stamp"] != stamp:
             is_stale = True
-            row = _make_row(store, items, want) | {"stamp": stamp}
+            row = _make_row(store, bases, want) | {"stamp": stamp}
         rows.append(row)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
     if is_stale:
@@ -73,45 +74,71 @@ def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
     return table.drop(columns="stamp")
 
 
-class _Items:
-    """Per-item scores, with those of base models kept in memory: every cell is paired with one."""
+class _Scored(NamedTuple):
+    """What a model scored on a benchmark."""
+
+    result: dict[str, Any]
+    items: list[str]
+    scores: NDArray[np.float64]
+    """One per item; NaN where it could not be scored."""
+
+
+class _Bases:
+    """Reads what models scored, and keeps that of base models: every cell is paired with one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: dict[tuple[str, str], pd.Series[float]] = {}
+        self._kept: dict[tuple[str, str], _Scored | None] = {}
 
-    def read(self, cell: str, benchmark: str) -> "pd.Series[float]":
-        path = self._store.artifact(self._store.layout.score(cell, benchmark), "items.parquet")
-        table = pq.read_table(path, columns=["item", "score"])
-        scores = table["score"].to_numpy(zero_copy_only=False).astype(np.float64)
-        return pd.Series(scores, index=table["item"].to_pylist())
-
-    def base(self, cell: str, benchmark: str) -> "pd.Series[float]":
+    def get(self, cell: str, benchmark: str) -> _Scored | None:
+        """Return a base model's scores, or None where it has none."""
         key = (cell, benchmark)
         if key not in self._kept:
-            self._kept[key] = self.read(cell, benchmark)
+            is_there = self._store.has(self._store.layout.score(*key))
+            self._kept[key] = _read_scored(self._store, *key) if is_there else None
         return self._kept[key]
 
 
-def _make_row(store: Store, items: _Items, want: Wanted) -> dict[Hashable, Any]:
-    result = store.read(store.layout.score(want.cell, want.benchmark)).result
+def _read_scored(store: Store, cell: str, benchmark: str) -> _Scored:
+    folder = store.layout.score(cell, benchmark)
+    record = store.read(folder)
+    path = check_artifact(folder, record, "items.parquet")
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=["item", "score"], use_threads=False)
+    scores = table["score"].to_numpy(zero_copy_only=False).astype(np.float64)
+    return _Scored(record.result, table["item"].to_pylist(), scores)
+
+
+def _make_row(store: Store, bases: _Bases, want: Wanted) -> dict[Hashable, Any]:
+    base = bases.get(want.base, want.benchmark)
+    ours = base if want.cell == want.base else _read_scored(store, want.cell, want.benchmark)
+    assert ours is not None, "its record is there"
     names = ("score", "standard_error", "num_items", "num_scored", "reason")
-    row: dict[Hashable, Any] = {name: result[name] for name in names}
+    row: dict[Hashable, Any] = {name: ours.result[name] for name in names}
     row |= {"cell": want.cell, "benchmark": want.benchmark}
-    base = store.find(store.layout.score(want.base, want.benchmark))
     if base is None:
         return row
     row["base_score"] = base.result["score"]
     if want.cell == want.base:
         return row
-    ours = items.read(want.cell, want.benchmark)
-    difference = (ours - items.base(want.base, want.benchmark).reindex(ours.index)).dropna()
+    difference = _differences(ours, base)
     row["num_paired"] = len(difference)
     if len(difference):
         row["gain"] = float(difference.mean())
     if len(difference) > 1:
         row["gain_se"] = float(difference.std(ddof=1) / np.sqrt(len(difference)))
     return row
+
+
+def _differences(ours: _Scored, base: _Scored) -> NDArray[np.float64]:
+    """Return our score minus the base's for each item that both were scored on."""
+    if ours.items == base.items:
+        theirs = base.scores
+    else:
+        by_item = dict(zip(base.items, base.scores, strict=True))
+        theirs = np.array([by_item.get(item, np.nan) for item in ours.items])
+    difference = ours.scores - theirs
+    return difference[~np.isnan(difference)]
 
 
 def _stamp(store: Store, cell: str, benchmark: str) -> str | None:
