@@ -9,13 +9,12 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sft_atlas import machine
 from sft_atlas.data.sources import count_quarantined
@@ -25,7 +24,7 @@ from sft_atlas.execute.placement import detect_placement
 from sft_atlas.execute.schedule import Task
 from sft_atlas.execute.tasks import Selection, select_tasks
 from sft_atlas.store.inventory import read_inventory, set_damaged_aside
-from sft_atlas.store.states import CellState, read_states
+from sft_atlas.store.status import Status, read_status, wishes
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study import loader
 from sft_atlas.study.budget import check_disk
@@ -47,6 +46,8 @@ _MINIATURE_NOTICE: Final = (
     "Models and tasks of this study are synthetic and very small: the miniature world. Learning in "
     "it is real, but its figures say nothing about large models."
 )
+
+StudyPath = str | os.PathLike[str]
 
 Listener = Callable[[Event], None]
 T = TypeVar("T")
@@ -75,50 +76,12 @@ class RunResult:
         return problems == 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockStatus:
-    """How far one block is; base models are in a block of their own, named `base`."""
-
-    block: str
-    planned: int
-    done: int
-    running: int
-    failed: dict[str, int]
-    """Failed cells by kind of failure."""
-    missing: int
+def load_study(path: StudyPath) -> Study:
+    """Read a study file; counts the malformed rows of `quarantine` datasets for their identity."""
+    return loader.load_study(Path(path), count_quarantined=count_quarantined)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailedCell:
-    """A cell that could not be made, why, and what tries again."""
-
-    cell: str
-    description: str
-    kind: str
-    message: str
-    retry: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """How far a study is."""
-
-    study: str
-    store: Path
-    blocks: tuple[BlockStatus, ...]
-    failures: tuple[FailedCell, ...]
-    running: tuple[dict[str, Any], ...]
-    """Process id, host and start of each job that is held now."""
-
-
-def load_study(path: Path) -> Study:
-    """Read a study file; the malformed rows of `quarantine` datasets are counted, as identity
-    needs.
-    """
-    return loader.load_study(path, count_quarantined=count_quarantined)
-
-
-def plan(study: Path, *, store: Path | None = None, device: str | None = None) -> Plan:
+def plan(study: StudyPath, *, store: Path | None = None, device: str | None = None) -> Plan:
     """Plan a study against what a store holds; None: the default one.
 
     Raises:
@@ -140,7 +103,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def run(
-    study: Path,
+    study: StudyPath,
     *,
     store: Path = DEFAULT_STORE,
     workers: int | None = None,
@@ -170,6 +133,8 @@ def run(
     _refuse_full_disk(planned, store)
     selection = select_tasks(planned, opened, only)
     outcome = _run_selection(selection, opened, workers, view)
+    if outcome.num_done:
+        table(study, store=store)  # brings the index of scores up to date
     return RunResult(
         num_done=outcome.num_done,
         num_failed=outcome.num_failed,
@@ -181,46 +146,18 @@ def run(
     )
 
 
-def select(study: Path, *, store: Path = DEFAULT_STORE, only: Sequence[str] = ()) -> Selection:
+def select(study: StudyPath, *, store: Path = DEFAULT_STORE, only: Sequence[str] = ()) -> Selection:
     """Return what `run` would do, without doing it."""
     opened = open_store(store)
     return select_tasks(make_plan(load_study(study), read_inventory(opened)), opened, only)
 
 
-def status(study: Path, *, store: Path = DEFAULT_STORE) -> Status:
+def status(study: StudyPath, *, store: Path = DEFAULT_STORE) -> Status:
     """Say how far a study is, and why cells failed."""
-    opened = open_store(store)
-    planned = make_plan(load_study(study))
-    cells = [*planned.cells, *planned.bases]
-    states = read_states(opened, [c.cell for c in cells], planned.study.benchmark_specs)
-    by_block: dict[str, list[CellState]] = {b.name: [] for b in planned.blocks}
-    by_block["base"] = []
-    failures = []
-    for item in cells:
-        state = states[item.cell.fingerprint]
-        for block in item.blocks or ("base",):
-            by_block[block].append(state)
-        if state.name == "failed":
-            name = item.cell.fingerprint[:12]
-            failures.append(
-                FailedCell(
-                    cell=item.cell.fingerprint,
-                    description=item.cell.description,
-                    kind=state.failure_kind or "error",
-                    message=state.failure_message or "",
-                    retry=f"sft-atlas run {study} --store {store} --only {name}",
-                )
-            )
-    return Status(
-        study=planned.study.name,
-        store=store,
-        blocks=tuple(_block_status(name, found) for name, found in by_block.items()),
-        failures=tuple(failures),
-        running=tuple(opened.holders().values()),
-    )
+    return read_status(make_plan(load_study(study)), open_store(store))
 
 
-def inspect(study: Path, *, dataset: str, model: str, num_examples: int = 3) -> "Inspection":
+def inspect(study: StudyPath, *, dataset: str, model: str, num_examples: int = 3) -> "Inspection":
     """Show what a model is taught by a dataset: decoded examples, what is supervised, what is
     dropped.
     """
@@ -237,22 +174,22 @@ def inspect(study: Path, *, dataset: str, model: str, num_examples: int = 3) -> 
     )
 
 
-def table(study: Path, *, store: Path = DEFAULT_STORE) -> "pd.DataFrame":
+def table(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "pd.DataFrame":
     """Return one row per cell and benchmark: labels, score, gain over the base, and why one is
     missing.
     """
     from sft_atlas.store.tables import cells_table, scores_table
 
     opened = open_store(store)
-    grid = _grid(make_plan(load_study(study)))
+    grid = _grid(study)
     return scores_table(opened, grid, cells_table(opened, grid))
 
 
-def tables(study: Path, *, store: Path = DEFAULT_STORE) -> "Tables":
+def tables(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Tables":
     """Return all tables of a study: cells, scores, drift, datasets and loss curves."""
     from sft_atlas.store.tables import load_tables
 
-    return load_tables(open_store(store), _grid(make_plan(load_study(study))))
+    return load_tables(open_store(store), _grid(study))
 
 
 def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
@@ -262,7 +199,7 @@ def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
     return view_cell(open_store(store), cell)
 
 
-def report(study: Path, *, store: Path = DEFAULT_STORE, output: Path | None = None) -> Path:
+def report(study: StudyPath, *, store: Path = DEFAULT_STORE, output: Path | None = None) -> Path:
     """Write the study's report as one HTML file; returns its path."""
     from sft_atlas.render.html import ReportMeta, write_report
 
@@ -272,11 +209,13 @@ def report(study: Path, *, store: Path = DEFAULT_STORE, output: Path | None = No
         study=loaded.name,
         description=loaded.about,
         notice=_MINIATURE_NOTICE if is_miniature else "",
-        study_file=study.read_text(encoding="utf-8"),
+        study_file=Path(study).read_text(encoding="utf-8"),
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         provenance=_provenance(loaded, store),
     )
     path = output or Path(f"report-{loaded.name}.html")
+    if not path.absolute().parent.is_dir():
+        raise StudyError(f"{path}: its folder does not exist; make it, or use --output.")
     return write_report(tables(study, store=store), meta, path)
 
 
@@ -298,6 +237,8 @@ def new(name: str, *, folder: Path = Path()) -> Path:
             stream.write(text.format(name=name))
     except FileExistsError as error:
         raise StudyError(f"{path}: exists already; choose another name.") from error
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be written ({error}); choose another folder.") from error
     try:
         loader.load_study(path)
     except StudyError:
@@ -311,12 +252,12 @@ def doctor(*, store: Path = DEFAULT_STORE) -> list[machine.Check]:
     return machine.examine(store)
 
 
-def _grid(planned: Plan) -> "Grid":
+def _grid(study: StudyPath) -> "Grid":
     from sft_atlas.store.tables import Grid
 
-    cells = [(block, item.cell) for item in planned.cells for block in item.blocks]
+    planned = make_plan(load_study(study))
     return Grid(
-        cells=[("", item.cell) for item in planned.bases] + cells,
+        cells=wishes(planned),
         benchmarks=planned.study.benchmark_specs,
         measures=[p.job for p in planned.jobs if isinstance(p.job, MeasureJob)],
     )
@@ -379,19 +320,7 @@ def _refuse_unscored(study: Study) -> None:
             raise StudyError(f"{study.path}: benchmark {benchmark.name} {benchmark.reason}")
 
 
-def _block_status(name: str, states: list[CellState]) -> BlockStatus:
-    counts = Counter(state.name for state in states)
-    return BlockStatus(
-        block=name,
-        planned=len(states),
-        done=counts["done"],
-        running=counts["running"],
-        failed=dict(Counter(s.failure_kind or "error" for s in states if s.name == "failed")),
-        missing=counts["missing"],
-    )
-
-
-def _find(name: str, known: dict[str, T], study: Path, kind: str) -> T:
+def _find(name: str, known: dict[str, T], study: StudyPath, kind: str) -> T:
     if name not in known:
         raise StudyError(f"{study}: has no {kind} {name!r}; expected one of {', '.join(known)}.")
     return known[name]

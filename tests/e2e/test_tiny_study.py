@@ -3,6 +3,7 @@ way.
 """
 
 import json
+import shlex
 import signal
 import subprocess
 import textwrap
@@ -153,7 +154,9 @@ def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> 
         "seconds": 0,
         "is_complete": False,
     }
-    retried = run_command(*status.failures[0].retry.split()[1:], "--json")
+    shown = json.loads(run_command("status", study, "--store", store, "--json").stdout)
+    retry = shlex.split(shown["failures"][0]["retry"])
+    retried = run_command(*retry[1:], "--json")
     assert json.loads(retried.stdout)["num_failed"] == 1
 
 

@@ -1,14 +1,14 @@
 """Parse the command line, call the verbs of `api`, and print what they return.
 
 Exit codes: 0 done, 1 some jobs failed or are left, 2 the user's input is wrong. No flag changes
-what is
-learned: only the study file does.
+what is learned: only the study file does.
 """
 
 import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Run controlled studies of supervised fine-tuning from one file.",
 )
 miniature_app = typer.Typer(no_args_is_help=True, help="The built-in miniature world.")
 app.add_typer(miniature_app, name="miniature")
@@ -43,6 +42,18 @@ class TableFormat(StrEnum):
     json = "json"
     markdown = "markdown"
     latex = "latex"
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """Run controlled studies of supervised fine-tuning from one file."""
+    if version:
+        typer.echo(metadata.version("sft-atlas"))
+        raise typer.Exit
 
 
 @app.command()
@@ -93,7 +104,8 @@ def run(
     if dry_run:
         selection = api.select(study, store=store, only=terms)
         jobs = [describe(task.job) for task in selection.tasks]
-        _print({"jobs": jobs, "failed_before": selection.num_failed_before} if as_json else jobs)
+        content = {"jobs": jobs, "failed_before": selection.num_failed_before}
+        _print(content if as_json else jobs or "nothing to do")
         return
     console = Console(stderr=True)
     result = api.run(
@@ -112,7 +124,7 @@ def run(
 def status(study: Study, store: StoreFolder = api.DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Say how far a study is, and which cells failed and why."""
     found = api.status(study, store=store)
-    _print(asdict(found) if as_json else pages.status_page(found))
+    _print(pages.status_json(found, study) if as_json else pages.status_page(found, study))
 
 
 @app.command()

@@ -5,6 +5,7 @@ docs/cli.md.
 """
 
 import io
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +21,11 @@ from sft_atlas.study.budget import PlanCost, check_disk
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sft_atlas.api import RunResult, Status
+    from sft_atlas.api import RunResult
     from sft_atlas.data.inspect import Inspection
     from sft_atlas.machine import Check
     from sft_atlas.store.cell_view import CellView
+    from sft_atlas.store.status import Failure, Status
     from sft_atlas.study.plan import Plan
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -182,7 +184,13 @@ def run_page(result: "RunResult", study: Path, store: Path) -> RenderableType:
     return Text("\n".join(lines))
 
 
-def status_page(status: "Status") -> RenderableType:
+def status_json(status: "Status", study: Path) -> dict[str, Any]:
+    """Return a status with stable keys; each failure has the command that tries it again."""
+    failures = [asdict(f) | {"retry": _retry(status, study, f)} for f in status.failures]
+    return asdict(status) | {"failures": failures}
+
+
+def status_page(status: "Status", study: Path) -> RenderableType:
     """Lay out how far each block is, and the failed cells."""
     table = _table("block", "planned", "done", "running", "failed", "missing")
     for block in status.blocks:
@@ -194,11 +202,16 @@ def status_page(status: "Status") -> RenderableType:
         parts.append(
             Text(
                 f"\n{failure.cell[:12]} {failure.description}: {failure.kind}\n"
-                f"  {failure.message}\n  try again: {failure.retry}"
+                f"  {failure.message}\n  try again: {_retry(status, study, failure)}"
             )
         )
     parts += [Text(f"running: process {h['pid']} on {h['host']}") for h in status.running]
     return Group(*parts)
+
+
+def _retry(status: "Status", study: Path, failure: "Failure") -> str:
+    words = ["sft-atlas", "run", study, "--store", status.store, "--only"]
+    return shlex.join(map(str, [*words, failure.cell[:12] or "failed"]))
 
 
 def inspection_page(found: "Inspection") -> RenderableType:

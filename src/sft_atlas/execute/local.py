@@ -94,6 +94,8 @@ class _State:
     failed: set[str] = field(default_factory=set)
     lost: dict[str, int] = field(default_factory=dict)
     num_interrupts: int = 0
+    num_failed_starts: int = 0
+    """Workers in a row that ended before they were ready."""
 
 
 def run_tasks(
@@ -188,6 +190,7 @@ def _handle(
 ) -> None:
     if message["kind"] == "ready":
         worker.is_ready = True
+        state.num_failed_starts = 0
         return
     task = worker.task
     assert task is not None, f"a worker without a job said {message}"
@@ -214,10 +217,12 @@ def _replace(
     listen: Callable[[Event], None],
 ) -> None:
     code = worker.process.wait()
-    if not worker.is_ready and not state.num_interrupts:
+    if not worker.is_ready:
+        state.num_failed_starts += 1
+    if state.num_failed_starts >= MAX_LOST:
         raise JobError(
-            f"worker {worker.number} ended with code {code} before it was ready; "
-            f"`sft-atlas doctor` says what is missing. {_log_tail(store)}"
+            f"worker {worker.number} ended with code {code} before it was ready, as did "
+            f"{MAX_LOST - 1} before it; `sft-atlas doctor` says what is missing. {_log_tail(store)}"
         )
     task, worker.task = worker.task, None
     if task:

@@ -2,8 +2,9 @@
 names.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import Final
 
 from sft_atlas.errors import StudyError
 from sft_atlas.execute.schedule import Task
@@ -12,8 +13,10 @@ from sft_atlas.store.store import Store
 from sft_atlas.study.job import EvaluateJob, Job, PrepareJob, TrainJob
 from sft_atlas.study.plan import Plan
 
-FAILED = "failed"
+FAILED: Final = "failed"
 """The word of `--only` that selects jobs which failed before."""
+
+MIN_PREFIX: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,32 +39,48 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
             What a term selects is tried again even if it failed before.
 
     Raises:
-        StudyError: if work is missing and `only` selects none of it; says which words would.
+        StudyError: if a term names nothing of the study.
     """
     failed = list_names(store.layout.failures)
     work = {p.job.fingerprint: p for p in plan.jobs if not isinstance(p.job, PrepareJob)}
-    words = _words_by_job(plan) if only else {}
+    stuck = {key for key, planned in work.items() if key in failed or planned.needs & failed}
     if only:
+        _check_terms(plan, only)
+        words = _words_by_job(plan)
         chosen = [
             key
             for key in work
-            if all(_matches(term, words[key], has_failed=key in failed) for term in only)
+            if all(_matches(term, words[key], has_failed=key in stuck) for term in only)
         ]
-        if work and not chosen:
-            known = sorted({word for names in words.values() for word in names if len(word) < 32})
-            raise StudyError(
-                f"--only {' '.join(only)}: selects none of {len(work)} missing jobs; expected "
-                f"words among: {FAILED}, {', '.join(known)}, or the start of a cell's fingerprint."
-            )
     else:
-        chosen = [key for key in work if key not in failed]
+        chosen = [key for key in work if key not in stuck]
     needed = {need for key in chosen for need in work[key].needs}
     prepare = [p for p in plan.jobs if p.job.fingerprint in needed]
     tasks = [
         Task(job=planned.job, cost=planned.cost.seconds.likely, needs=planned.needs)
         for planned in [*prepare, *(work[key] for key in chosen)]
     ]
-    return Selection(tasks=tuple(tasks), num_failed_before=0 if only else len(work.keys() & failed))
+    return Selection(tasks=tuple(tasks), num_failed_before=0 if only else len(stuck))
+
+
+def _check_terms(plan: Plan, only: Sequence[str]) -> None:
+    """Refuse a word that names nothing of the study, whether or not work is missing."""
+    study = plan.study
+    known = {FAILED, "train", "evaluate", "measure"}
+    known |= {m.spec.name for m in study.models} | {d.spec.name for d in study.datasets}
+    known |= {block.name for block in study.blocks} | {m.name for m in study.methods}
+    known |= {t.trajectory.data.name for t in plan.trajectories}
+    cells = [item.cell.fingerprint for item in (*plan.cells, *plan.bases)]
+    for option in (option for term in only for option in term.split(",")):
+        if option not in known and not _begins_any(option, cells):
+            raise StudyError(
+                f"--only {option}: names nothing of {study.path}; expected the first 6 or more "
+                f"characters of a cell, or one of {', '.join(sorted(known))}."
+            )
+
+
+def _begins_any(option: str, names: Iterable[str]) -> bool:
+    return len(option) >= MIN_PREFIX and any(name.startswith(option) for name in names)
 
 
 def _words_by_job(plan: Plan) -> dict[str, set[str]]:
@@ -81,12 +100,11 @@ def _words(job: Job, blocks: dict[str, tuple[str, ...]]) -> set[str]:
     return words.union(names, *(blocks.get(name, ()) for name in names))
 
 
-def _matches(term: str, words: Iterable[str], *, has_failed: bool) -> bool:
+def _matches(term: str, words: Set[str], *, has_failed: bool) -> bool:
     options = term.split(",")
     if FAILED in options and has_failed:
         return True
     return any(
-        word == option or (len(option) >= 6 and len(word) == 32 and word.startswith(option))
+        option in words or _begins_any(option, (word for word in words if len(word) == 32))
         for option in options
-        for word in words
     )

@@ -6,6 +6,7 @@ and a job is done only under its lease, so a lost event costs nothing. This is t
 knows the stages.
 """
 
+import errno
 import json
 import os
 import signal
@@ -57,7 +58,10 @@ class Worker:
     store: Store
     placement: Placement
     events: TextIO
+    started: float = field(default_factory=time.time)
     should_stop: bool = False
+    is_assessing: bool = False
+    """Scores or measures are being made, not training steps."""
     base: BaseModel | None = None
     base_probe: Probe = ()
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
@@ -160,23 +164,24 @@ def _train(worker: Worker, job: TrainJob) -> None:
             ),
         )
 
-    _shrink_on_oom(run_training, worker.placement.micro_batch_tokens)
+    _shrink_on_oom(worker, run_training)
     # Cells that were published before this job began were not shown to `on_epoch`.
     for cell in job.cells:
         _assess_stored(worker, cell, job.benchmarks, measures_drift=job.measure_drift)
 
 
-def _shrink_on_oom(run_training: Callable[[int], None], micro_batch_tokens: int) -> None:
+def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
     """Train with smaller passes while memory is too small; results do not depend on it.
 
     Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
     """
+    micro_batch_tokens = worker.placement.micro_batch_tokens
     while True:
         try:
             return run_training(micro_batch_tokens)
         except OutOfMemoryError:
             micro_batch_tokens //= 2
-            if micro_batch_tokens < MIN_MICRO_BATCH_TOKENS:
+            if worker.is_assessing or micro_batch_tokens < MIN_MICRO_BATCH_TOKENS:
                 raise
         # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
         if torch.cuda.is_available():
@@ -220,6 +225,7 @@ def _assess(
 ) -> None:
     """Check that the weights are the cell's, then score and measure what is not yet published."""
     assert worker.base is not None, "the base model is loaded"
+    worker.is_assessing = True
     check_cell(cell, base_probe=worker.base_probe, cell_probe=probe_model(model))
     tokenizer = worker.tokenizer(cell.model)
     for benchmark in benchmarks:
@@ -230,6 +236,7 @@ def _assess(
         )
     if measures_drift and cell.trajectory:
         measure_drift(worker.store, cell, base=worker.base)
+    worker.is_assessing = False
 
 
 def _rows(
@@ -274,6 +281,10 @@ def serve(worker: Worker, lines: TextIO) -> None:
 def _attempt(worker: Worker, job: Job) -> dict[str, str]:
     if is_done(worker.store, job):
         return {"kind": "done", "text": ALREADY_DONE}
+    failure = worker.store.find(worker.store.layout.failure(job.fingerprint))
+    if failure and failure.provenance["failed"] > worker.started:
+        return {"kind": "failed", "text": f"failed in another process: {failure.result['message']}"}
+    worker.is_assessing = False
     try:
         do_job(worker, job)
     except StopRequested as stop:
@@ -297,8 +308,14 @@ def _attempt(worker: Worker, job: Job) -> dict[str, str]:
 def _kind(error: Exception) -> str:
     if isinstance(error, DamagedError):
         return "damaged"
-    is_full = isinstance(error, OSError) and error.errno == 28
-    return "disk" if is_full else "error"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "disk"
+    # The CPU's allocator has no error type of its own.
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return OutOfMemoryError.kind
+    return "error"
 
 
 def main() -> None:

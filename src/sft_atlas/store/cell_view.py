@@ -91,6 +91,8 @@ def wilson_interval(score: float, num_items: int) -> tuple[float, float]:
 
 
 def _complete(store: Store, prefix: str) -> str:
+    if len(prefix) < 4:
+        raise StoreError(f"cell {prefix!r}: is too short; give at least 4 characters of its name.")
     names = list_names(store.layout.cells) | list_names(store.layout.scores)
     found = sorted(name for name in names if name.startswith(prefix))
     if len(found) == 1:

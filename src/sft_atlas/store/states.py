@@ -1,7 +1,7 @@
 """Say what became of every cell: done, running, failed and why, or missing.
 
-All of it is read from the store; nothing is remembered elsewhere. A cell is done when its weights
-and all its scores are published.
+All of it is read from the store; nothing is remembered elsewhere. A cell is done when its weights,
+all its scores and, where wanted, its weight change are published.
 """
 
 import os
@@ -26,30 +26,39 @@ class CellState:
     num_scores: int
     """Published scores among the study's benchmarks."""
     failure_kind: str | None = None
-    """`diverged`, `oom`, `killed`, `canary`, `damaged` or `error`."""
+    """`diverged`, `oom`, `killed`, `canary`, `damaged`, `disk` or `error`."""
     failure_message: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a study wants of one cell."""
+
+    cell: CellSpec
+    blocks: tuple[str, ...] = ()
+    """Blocks that ask for it; none for a base model."""
+    needs: frozenset[str] = frozenset()
+    """Jobs that must be done before the cell can be trained."""
+    wants_drift: bool = True
+
+
 def read_states(
-    store: Store, cells: Iterable[CellSpec], benchmarks: Sequence[BenchmarkSpec]
+    store: Store, wishes: Iterable[Wish], benchmarks: Sequence[BenchmarkSpec]
 ) -> dict[str, CellState]:
-    """Return the state of each cell by its fingerprint."""
-    trained = list_names(store.layout.cells)
-    failed = list_names(store.layout.failures)
+    """Return the state of each wanted cell by its fingerprint."""
     held = store.holders().keys()
-    wanted = {benchmark.fingerprint for benchmark in benchmarks}
-    scored = list_names(store.layout.scores)
+    failed = list_names(store.layout.failures)
+    found = _Found.read(store, benchmarks)
     states: dict[str, CellState] = {}
-    for cell in cells:
-        key = cell.fingerprint
-        if key in states:
-            continue
-        scores = wanted & list_names(store.layout.scores / key) if key in scored else set()
-        is_trained = cell.trajectory is None or key in trained
-        jobs = job_names(cell)
+    for wish in wishes:
+        key = wish.cell.fingerprint
+        is_trained = wish.cell.trajectory is None or key in found.trained
+        num_scores = found.num_scores(key)
+        lacks_drift = wish.wants_drift and wish.cell.trajectory and key not in found.drift
+        jobs = (*job_names(wish.cell), *sorted(wish.needs))
         failure = next((job for job in jobs if job in failed), None)
         name: StateName = "missing"
-        if is_trained and len(scores) == len(wanted):
+        if is_trained and num_scores == len(benchmarks) and not lacks_drift:
             name, failure = "done", None
         elif any(job in held for job in jobs):
             name, failure = "running", None
@@ -59,11 +68,37 @@ def read_states(
         states[key] = CellState(
             name=name,
             is_trained=is_trained,
-            num_scores=len(scores),
+            num_scores=num_scores,
             failure_kind=reason.get("kind"),
             failure_message=reason.get("message"),
         )
     return states
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Names of published results."""
+
+    store: Store
+    trained: set[str]
+    scored: set[str]
+    drift: set[str]
+    benchmarks: set[str]
+
+    @staticmethod
+    def read(store: Store, benchmarks: Sequence[BenchmarkSpec]) -> "_Found":
+        return _Found(
+            store=store,
+            trained=list_names(store.layout.cells),
+            scored=list_names(store.layout.scores),
+            drift=list_names(store.layout.root / "drift"),
+            benchmarks={benchmark.fingerprint for benchmark in benchmarks},
+        )
+
+    def num_scores(self, cell: str) -> int:
+        if cell not in self.scored:
+            return 0
+        return len(self.benchmarks & list_names(self.store.layout.scores / cell))
 
 
 def job_names(cell: CellSpec) -> tuple[str, ...]:

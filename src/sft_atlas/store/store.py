@@ -55,7 +55,7 @@ class Store:
         took. If another process published the same folder meanwhile, its record is returned and
         this one is dropped.
         """
-        aside = self.layout.temporary / uuid.uuid4().hex
+        aside = self.layout.temporary / f"{os.uname().nodename}.{os.getpid()}.{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
             result = fill(aside)
@@ -139,12 +139,13 @@ class Store:
         shutil.rmtree(self.layout.failure(job), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed writers left under `tmp/`, once it is an hour old."""
-        if self.layout.temporary.is_dir():
-            for path in self.layout.temporary.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > 3600:
-                        shutil.rmtree(path, ignore_errors=True)
+        """Remove what writers left under `tmp/` that were killed on this machine."""
+        if not self.layout.temporary.is_dir():
+            return
+        for path in self.layout.temporary.iterdir():
+            host, _, rest = path.name.rpartition(".")[0].rpartition(".")
+            if host == os.uname().nodename and not Path(f"/proc/{rest}").exists():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def open_store(root: Path, *, create: bool = False) -> Store:
@@ -165,8 +166,12 @@ def open_store(root: Path, *, create: bool = False) -> Store:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not a store and not empty; name a new folder with --store.")
     if create:
-        root.mkdir(parents=True, exist_ok=True)
-        files.write_json(layout.marker, {"format": FORMAT})
+        try:
+            files.write_json(layout.marker, {"format": FORMAT})
+        except OSError as error:
+            raise StoreError(
+                f"{root}: no store can be made here ({error}); use --store."
+            ) from error
     return Store(layout)
 
 

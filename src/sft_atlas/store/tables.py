@@ -5,7 +5,6 @@ docs/records.md. Cells that are not done have a row and a state; scores that are
 null and a reason.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from sft_atlas.store.outcomes import longest_outcome
 from sft_atlas.store.score_index import Wanted, load_scores
-from sft_atlas.store.states import CellState, read_states
+from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import MeasureJob
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec, ModelSpec
@@ -45,8 +44,8 @@ LABELS = [
 class Grid:
     """The cells and benchmarks that tables are made of."""
 
-    cells: Sequence[tuple[str, CellSpec]]
-    """(block, cell) pairs, base models included with an empty block."""
+    cells: Sequence[Wish]
+    """Each cell once, base models included."""
     benchmarks: Sequence[BenchmarkSpec]
     measures: Sequence[MeasureJob] = ()
 
@@ -76,16 +75,12 @@ def load_tables(store: Store, grid: Grid) -> Tables:
 
 def cells_table(store: Store, grid: Grid) -> pd.DataFrame:
     """Return one row per cell: its labels and what became of it."""
-    blocks: dict[str, list[str]] = defaultdict(list)
-    specs: dict[str, CellSpec] = {}
-    for block, cell in grid.cells:
-        specs[cell.fingerprint] = cell
-        if block and block not in blocks[cell.fingerprint]:
-            blocks[cell.fingerprint].append(block)
-    states = read_states(store, specs.values(), grid.benchmarks)
+    states = read_states(store, grid.cells, grid.benchmarks)
     rows = [
-        {"cell": key, "block": ";".join(blocks[key])} | labels(cell) | _state_columns(states[key])
-        for key, cell in specs.items()
+        {"cell": wish.cell.fingerprint, "block": ";".join(wish.blocks)}
+        | labels(wish.cell)
+        | _state_columns(states[wish.cell.fingerprint])
+        for wish in grid.cells
     ]
     columns = ["cell", *LABELS, "state", "is_trained", "failure_kind", "failure_message"]
     whole = ["samples", "num_samples", "horizon_epochs", "epoch", "seed"]
@@ -94,7 +89,7 @@ def cells_table(store: Store, grid: Grid) -> pd.DataFrame:
 
 def scores_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and benchmark, whether scored or not, with its gain over the base."""
-    bases = {cell.fingerprint: base_of(cell.model).fingerprint for _, cell in grid.cells}
+    bases = {w.cell.fingerprint: base_of(w.cell.model).fingerprint for w in grid.cells}
     names = {benchmark.fingerprint: benchmark for benchmark in grid.benchmarks}
     wanted = [
         Wanted(cell=cell, base=base, benchmark=benchmark)
@@ -140,8 +135,8 @@ def drift_table(store: Store, cells: pd.DataFrame) -> pd.DataFrame:
 
 def curves_table(store: Store, cells: pd.DataFrame) -> pd.DataFrame:
     """Return one row per trajectory and optimizer step."""
-    trained = cells[cells["is_trained"] & (cells["epoch"] > 0)]["trajectory"].unique()
-    outcomes = {key: longest_outcome(store, key) for key in trained}
+    trajectories = cells[cells["epoch"] > 0]["trajectory"].unique()
+    outcomes = {key: longest_outcome(store, key) for key in trajectories}
     folders = {key: folder for key, folder in outcomes.items() if folder}
     return _stack(store, folders, "metrics.parquet", "trajectory")
 

@@ -1,0 +1,107 @@
+"""Which jobs a run takes: what is missing, less what failed before, or what the user names."""
+
+from pathlib import Path
+
+import pytest
+
+from sft_atlas.errors import StudyError
+from sft_atlas.execute.tasks import Selection, select_tasks
+from sft_atlas.store.store import Store, open_store
+from sft_atlas.study.job import PrepareJob
+from sft_atlas.study.loader import load_study
+from sft_atlas.study.plan import Plan, make_plan
+
+STUDY = """
+study: words
+models: [mini-llama, mini-seed]
+datasets: [mini-math, mini-code]
+benchmarks: [{name: mini-math, limit: 5}]
+precision: float32
+methods:
+  full: {learning_rate: 1.0e-3, batch_samples: 8}
+  lora: {learning_rate: 1.0e-3, batch_samples: 8, rank: 2, alpha: 4}
+blocks:
+  one: {data: each, samples: 10, epochs: 1}
+  both: {data: all, samples: 10, epochs: 1, methods: [full]}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "words.yaml"
+    path.write_text(STUDY)
+    return make_plan(load_study(path))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store", create=True)
+
+
+def kinds(selection: Selection) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for task in selection.tasks:
+        counts[task.job.kind] = counts.get(task.job.kind, 0) + 1
+    return counts
+
+
+def fail(store: Store, job: str) -> None:
+    store.record_failure(job, {}, {"kind": "error", "message": "x", "step": None, "trace": ""})
+
+
+def test_everything_missing_is_taken(plan: Plan, store: Store) -> None:
+    found = kinds(select_tasks(plan, store))
+    assert found == {"prepare": 4, "measure": 4, "train": 10, "evaluate": 2}
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (["both"], {"prepare": 4, "train": 2}),
+        (["mini-seed", "lora"], {"prepare": 2, "train": 2}),
+        (["mini-math,mini-code", "mini-llama", "train"], {"prepare": 2, "train": 4}),
+        (["evaluate"], {"evaluate": 2}),
+        (["failed"], {}),
+    ],
+)
+def test_terms_narrow_and_commas_widen(
+    plan: Plan, store: Store, only: list[str], expected: dict[str, int]
+) -> None:
+    assert kinds(select_tasks(plan, store, only)) == expected
+
+
+def test_a_cell_is_selected_by_its_first_characters(plan: Plan, store: Store) -> None:
+    cell = plan.cells[3].cell
+    selection = select_tasks(plan, store, [cell.fingerprint[:8]])
+    train = [task.job for task in selection.tasks if task.job.kind == "train"]
+    assert [job.trajectory for job in train] == [cell.trajectory]
+
+
+def test_what_failed_waits_until_it_is_named(plan: Plan, store: Store) -> None:
+    job = next(p.job for p in plan.jobs if p.job.kind == "train")
+    fail(store, job.fingerprint)
+    plain = select_tasks(plan, store)
+    assert plain.num_failed_before == 1
+    assert job not in [task.job for task in plain.tasks]
+    named = select_tasks(plan, store, ["failed"])
+    assert job in [task.job for task in named.tasks]
+    assert named.num_failed_before == 0
+
+
+def test_what_needs_a_failed_job_waits_with_it(plan: Plan, store: Store) -> None:
+    prepare = next(p.job for p in plan.jobs if isinstance(p.job, PrepareJob))
+    fail(store, prepare.fingerprint)
+    needing = [p for p in plan.jobs if prepare.fingerprint in p.needs]
+    assert select_tasks(plan, store).num_failed_before == len(needing)
+    chosen = {task.job.fingerprint for task in select_tasks(plan, store, ["failed"]).tasks}
+    assert chosen >= {p.job.fingerprint for p in needing} | {prepare.fingerprint}
+
+
+def test_a_word_that_names_nothing_is_refused(plan: Plan, store: Store) -> None:
+    with pytest.raises(StudyError) as caught:
+        select_tasks(plan, store, ["mini-lama"])
+    assert str(caught.value) == (
+        f"--only mini-lama: names nothing of {plan.study.path}; expected the first 6 or more "
+        "characters of a cell, or one of all, both, evaluate, failed, full, lora, measure, "
+        "mini-code, mini-llama, mini-math, mini-seed, one, train."
+    )
