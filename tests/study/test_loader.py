@@ -161,6 +161,10 @@ MESSAGES = [
         "expected `constant`, `cosine`, a mapping with warm-up and cooldown, or a list of these.",
     ),
     ("  b: {data: each, samples: 5, samples: 6, epochs: 2}", "study.yaml:15: key 'samples' is "),
+    (
+        "  b: {data: each, samples: 5, epochs: 2}\n  base: {data: all, samples: 5, epochs: 2}",
+        "study.yaml:16: block 'base' has the name that base models stand under; rename it.",
+    ),
 ]
 
 
@@ -208,6 +212,10 @@ CHANGES = [
     (
         ("batch_samples: 4}\n  lora", "batch_samples: 4, alpha: 3}\n  lora"),
         "study.yaml:12: methods.full: alpha and targets belong to LoRA; add rank, or remove them.",
+    ),
+    (
+        ("  full:", "  base:"),
+        "study.yaml:12: method 'base' has the name that base models stand under; rename it.",
     ),
     (
         ("learning_rate: 1e-5", "learning_rate: fast"),

@@ -40,6 +40,7 @@ from sft_atlas.study.study import (
 T = TypeVar("T")
 
 _DATA_KINDS = ("each", "all", "leave-one-out")
+_BASE = "base"
 
 
 def load_study(
@@ -103,6 +104,10 @@ def _resolve(file: StudyFile, lines: Lines) -> Study:
         seeds=file.seeds,
     )
     _unique([benchmark.name for benchmark in benchmarks], lines, "benchmarks")
+    if _BASE in names.methods:
+        names.fail(
+            "method 'base' has the name that base models stand under; rename it", "methods", _BASE
+        )
     mixtures = tuple(_mixture(name, weights, names) for name, weights in file.mixtures.items())
     return Study(
         name=file.study,
@@ -178,6 +183,8 @@ def _mixture(name: str, weights: dict[str, float], names: _Names) -> Mixture:
 
 def _block(name: str, entry: BlockEntry, names: _Names, mixtures: tuple[Mixture, ...]) -> Block:
     at = ("blocks", name)
+    if name == _BASE:
+        names.fail("block 'base' has the name that base models stand under; rename it", *at)
     data = _as_tuple(entry.data)
     names.check(data, [*_DATA_KINDS, *names.mixtures], "data", *at, "data")
     block = Block(
