@@ -70,6 +70,19 @@ def test_rows_that_agree_by_chance_are_no_certainty() -> None:
     assert mean.low < 0 < mean.high
 
 
+def test_one_unknown_item_error_leaves_no_interval() -> None:
+    models, datasets = crossed(2, 2)
+    values, errors = np.array([0.1, 0.2, 0.3, 0.4]), np.full(4, 0.05)
+    known = two_way_mean(values, models=models, datasets=datasets, item_errors=errors)
+    assert known.interval is not None
+    for missing in (np.nan, np.inf):
+        errors[2] = missing
+        mean = two_way_mean(values, models=models, datasets=datasets, item_errors=errors)
+        assert mean.estimate == known.estimate
+        assert np.isnan(mean.standard_error)
+        assert mean.interval is None
+
+
 def test_weights_resample_whole_models_and_datasets() -> None:
     models, datasets = crossed(4, 7)
     weights = two_way_weights(models, datasets, num_resamples=50, seed=3).reshape(50, 4, 7)

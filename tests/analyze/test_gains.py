@@ -100,6 +100,22 @@ def test_an_unknown_error_gives_no_interval(planted: ModuleType) -> None:
     assert rows.loc[rows["unit"] == "items", "low"].isna().all()
 
 
+def test_one_unknown_error_makes_every_average_over_it_unknown(planted: ModuleType) -> None:
+    gains = cell_gains(planted.make_tables())
+    gains.loc[gains.index[0], "gain_se"] = np.nan
+    first = gains.iloc[0]
+    rows = gain_map(gains)
+    keys = ("method", "epoch", "data", "benchmark", "setting")
+    same = np.logical_and.reduce([rows[key] == first[key] for key in keys])
+    own = rows[same & rows["model"].isin([first["model"], AVERAGE])]
+    assert len(own) == 2
+    assert own[["low", "high"]].isna().all(axis=None)
+    assert rows.drop(index=own.index)["low"].notna().all()
+    means = mean_gains(gains)
+    unknown = means["gain_se"].isna()
+    assert means.loc[unknown, "cell"].tolist() == [first["cell"]]
+
+
 def test_empty_tables_give_empty_maps(planted: ModuleType) -> None:
     tables = planted.make_tables()
     empty = type(tables)(

@@ -66,19 +66,21 @@ def two_way_mean(
     variance with the correction G / (G - 1), and never below the larger of the first two. A factor
     with a single level cannot be resampled: the interval then speaks about that level alone.
     `item_errors`, the rows' own standard errors, set a floor: rows that agree by chance, or because
-    they have few items, are no certainty.
+    they have few items, are no certainty. One that is not finite leaves the floor unknown: error
+    and interval are then NaN.
     """
     num_models, num_datasets = (int(np.unique(codes).size) for codes in (models, datasets))
     facts = {"num_rows": values.size, "num_models": num_models, "num_datasets": num_datasets}
     estimate = float(values.mean()) if values.size else math.nan
     residual = values - estimate
     ways = [v for v in (models, datasets) if np.unique(v).size > 1]
-    if not ways:
+    is_known = item_errors is None or bool(np.isfinite(item_errors).all())
+    if not ways or not is_known:
         nan = math.nan
         return Mean(estimate=estimate, standard_error=nan, low=nan, high=nan, **facts)
     single = [_cluster_variance(residual, way) for way in ways]
     variance = max(single)
-    if item_errors is not None and np.isfinite(item_errors).all():
+    if item_errors is not None:
         variance = max(variance, float(item_errors @ item_errors) / values.size**2)
     if len(ways) == 2:
         pairs = models * (datasets.max() + 1) + datasets

@@ -96,14 +96,15 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell: its mean gain over the common benchmarks.
 
     A cell that lacks one of them is left out, so that every mean has the same n. The standard error
-    treats benchmarks as independent: their items are different.
+    treats benchmarks as independent: their items are different. It is NaN where one of them is.
     """
     names = common_benchmarks(gains)
     kept = gains[gains["benchmark"].isin(names)]
     keys = [*_LABELS, "epochs", "setting", "is_final"]
     groups = kept.groupby("cell", sort=False)
     means = groups["gain"].agg(["mean", "size"])
-    means["gain_se"] = np.sqrt(groups["gain_se"].agg(lambda se: (se**2).sum())) / means["size"]
+    squared = groups["gain_se"].agg(lambda se: (se**2).sum(skipna=False))
+    means["gain_se"] = np.sqrt(squared) / means["size"]
     complete = means[means["size"] == len(names)].rename(columns={"mean": "gain"})
     labels = kept.drop_duplicates("cell")[keys]
     result = labels.merge(complete[["gain", "gain_se"]], left_on="cell", right_index=True)
