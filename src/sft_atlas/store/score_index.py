@@ -6,6 +6,7 @@ may be deleted at any time.
 """
 
 import contextlib
+import os
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def load_scores(store: Store, wanted: Iterable[Wanted]) -> pd.DataFrame:
         stamp = _stamp(store, want.cell, want.benchmark)
         if stamp is None:
             continue
-        stamp = f"{stamp} {_stamp(store, want.base, want.benchmark)}"
+        stamp = f"{stamp} {bases.stamp(want.base, want.benchmark)}"
         row = known.get((want.cell, want.benchmark))
         if row is None or row["stamp"] != stamp:
             is_stale = True
@@ -89,6 +90,14 @@ class _Bases:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: dict[tuple[str, str], _Scored | None] = {}
+        self._stamps: dict[tuple[str, str], str | None] = {}
+
+    def stamp(self, cell: str, benchmark: str) -> str | None:
+        """Return the time stamp and size of a base model's record, or None where it has none."""
+        key = (cell, benchmark)
+        if key not in self._stamps:
+            self._stamps[key] = _stamp(self._store, *key)
+        return self._stamps[key]
 
     def get(self, cell: str, benchmark: str) -> _Scored | None:
         """Return a base model's scores, or None where it has none."""
@@ -143,7 +152,8 @@ def _differences(ours: _Scored, base: _Scored) -> NDArray[np.float64]:
 
 def _stamp(store: Store, cell: str, benchmark: str) -> str | None:
     try:
-        facts = (store.layout.score(cell, benchmark) / RECORD_NAME).stat()
+        # Text, since a path object would cost more than the question does.
+        facts = os.stat(f"{store.layout.score(cell, benchmark)}/{RECORD_NAME}")  # noqa: PTH116
     except FileNotFoundError:
         return None
     return f"{facts.st_mtime_ns}.{facts.st_size}"
