@@ -16,8 +16,8 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from sft_atlas.errors import DataError
-from sft_atlas.model import generate
 from sft_atlas.model.generate import greedy_completions
+from sft_atlas.study.passes import SCORE_BATCH_TOKENS
 
 SHAPE = {
     "vocab_size": 40,
@@ -110,7 +110,7 @@ def test_prompts_that_are_read_in_groups_give_the_same_tokens(
 ) -> None:
     prompts = [*prompts, [1], [2]]
     together = greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS)
-    monkeypatch.setitem(generate.BATCH_TOKENS, "cpu", 20)
+    monkeypatch.setitem(SCORE_BATCH_TOKENS, "cpu", 20)
     assert greedy_completions(model, prompts, max_new_tokens=12, eos_ids=NO_EOS) == together
 
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sft_atlas.errors import DataError
-from sft_atlas.model.score import BATCH_TOKENS, logits_at
+from sft_atlas.model.score import default_batch_tokens, logits_at
 
 CACHE_TOKENS: Final = 32_768
 """Cached positions of one batch, padding and new tokens included, unless told otherwise."""
@@ -156,7 +156,7 @@ class _Decoding:
         layers = DynamicCache(config=self._model.config).layers
         if not layers or any(type(layer) not in _PADDABLE for layer in layers):
             return [slice(None)]
-        room = BATCH_TOKENS.get(self._inputs.device.type, BATCH_TOKENS["cuda"])
+        room = default_batch_tokens(self._inputs.device)
         lengths = self._mask.sum(dim=1).tolist()
         chunks, begin = [], 0
         while begin < len(lengths):

@@ -10,7 +10,7 @@ letters of one question) costs nothing of its own.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -18,13 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sft_atlas.errors import DataError, JobError
-
-BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16_384}
-"""Positions of one forward pass by device, padding included, unless told otherwise.
-
-On a processor a small batch is the faster one (0.3 M parameters: 0.22 s at 2,048 tokens, 0.34 s at
-4,096), because its activations stay in the cache.
-"""
+from sft_atlas.study.passes import SCORE_BATCH_TOKENS
+from sft_atlas.study.spec import Precision
 
 _LOGIT_BYTES = 1 << 28
 """Bound on the float32 logits of one pass; a single longer sequence still runs."""
@@ -104,6 +99,20 @@ def sample_log_likelihoods(
     return scores
 
 
+def default_batch_tokens(device: torch.device) -> int:
+    """Return the padded tokens of one forward pass where nothing else is asked for."""
+    return SCORE_BATCH_TOKENS.get(device.type, SCORE_BATCH_TOKENS["cuda"])
+
+
+def computes_in(precision: Precision, device: torch.device) -> torch.autocast:
+    """Let matrix products inside the block be computed in a study's precision: training and scores.
+
+    Only a GPU is faster in bfloat16; a CPU computes in float32 whatever the study says.
+    """
+    is_half = precision == "bfloat16" and device.type == "cuda"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_half)
+
+
 def logits_at(model: PreTrainedModel, rows: Tensor, columns: Tensor, **inputs: Any) -> Tensor:
     """Return float32 logits (positions, vocab) of the given positions alone."""
     head = model.get_output_embeddings()
@@ -141,7 +150,7 @@ def _score_spans(
     scores: dict[int, _TokenScores] = {}
     vocab_size = model.config.get_text_config().vocab_size
     max_positions = max(_LOGIT_BYTES // (4 * vocab_size), 1)
-    room = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cuda"])
+    room = batch_tokens or default_batch_tokens(model.device)
     for batch in _iter_batches(_merge_prefixes(spans), room, max_positions):
         scores |= _score_batch(model, spans, batch)
     return [scores[i] for i in range(len(spans))]

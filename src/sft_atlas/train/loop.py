@@ -22,15 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sft_atlas.data.batches import IGNORED, TrainingRows, collate, iter_steps, num_steps
+from sft_atlas.data.batches import IGNORED, Batch, TrainingRows, collate, iter_steps, num_steps
 from sft_atlas.errors import DivergedError, OutOfMemoryError
 from sft_atlas.model.load import BaseModel
 from sft_atlas.model.lora import add_lora
-from sft_atlas.model.score import logits_at
+from sft_atlas.model.score import computes_in, logits_at
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
+from sft_atlas.study.passes import MICRO_BATCH_TOKENS
 from sft_atlas.study.spec import CellSpec, TrajectorySpec
 from sft_atlas.train.checkpoint import (
     Checkpoint,
@@ -57,7 +58,7 @@ class StopRequested(Exception):
 class TrainPlacement:
     """What a training process may use; changes no result beyond rounding."""
 
-    micro_batch_tokens: int = 16_384
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS
     """Padded tokens in one forward and backward pass; a longer single sample is a pass of its
     own."""
     checkpoint_seconds: float = 60.0
@@ -266,22 +267,28 @@ def _take_step(run: _Run, epoch: int, indices: list[int]) -> None:
 def _summed_loss(run: _Run, indices: list[int]) -> Tensor:
     """Return the cross-entropy summed over the supervised tokens of some samples, nats."""
     model = run.base.model
-    batch = collate(run.rows, indices)
-    # Token t is predicted at position t - 1; padding stands right of every token, where causal
-    # attention does not look, so no mask is needed.
-    rows, columns = torch.nonzero(batch.labels[:, 1:] != IGNORED, as_tuple=True)
-    targets = batch.labels[rows, columns + 1]
+    with computes_in(run.spec.precision, model.device):
+        logits, targets, _ = supervised_logits(model, collate(run.rows, indices))
+    return functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def supervised_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits (tokens, vocab), targets and lines of the batch, one per supervised token.
+
+    Token t is predicted at position t - 1. Padding stands right of every token, where causal
+    attention does not look, so no mask is needed.
+    """
+    lines, columns = torch.nonzero(batch.labels[:, 1:] != IGNORED, as_tuple=True)
+    targets = batch.labels[lines, columns + 1]
     device = model.device
-    autocast = device.type == "cuda" and run.spec.precision == "bfloat16"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        logits = logits_at(
-            model,
-            rows.to(device),
-            columns.to(device),
-            input_ids=batch.input_ids.to(device),
-            use_cache=False,
-        )
-    return functional.cross_entropy(logits, targets.to(device), reduction="sum")
+    logits = logits_at(
+        model,
+        lines.to(device),
+        columns.to(device),
+        input_ids=batch.input_ids.to(device),
+        use_cache=False,
+    )
+    return logits, targets.to(device), lines
 
 
 def _micro_batches(run: _Run, indices: list[int]) -> Iterator[list[int]]:
