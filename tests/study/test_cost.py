@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from sft_atlas.catalog.cards import ModelCard, find_model
+from sft_atlas.execute.placement import Placement
+from sft_atlas.model.score import default_batch_tokens
 from sft_atlas.study.assumption import Range, named_assumptions
 from sft_atlas.study.budget import check_disk
 from sft_atlas.study.cost import CostModel, default_device
@@ -12,6 +15,7 @@ from sft_atlas.study.plan import Plan, make_plan
 from sft_atlas.study.questions import questions_of
 from sft_atlas.study.shape import adapter_weights, attention_flops, kv_bytes, matmul_weights
 from sft_atlas.study.spec import LoraSpec
+from sft_atlas.train.loop import TrainPlacement
 
 from .conftest import Load
 
@@ -146,11 +150,58 @@ def test_every_assumption_is_named_with_its_source(load: Load) -> None:
     assert len(named_assumptions()) == 14
 
 
+@pytest.mark.parametrize(("device", "scored"), [("cpu-core", 2048), ("h100", 16_384)])
+def test_passes_are_costed_as_runs_make_them(load: Load, device: str, scored: int) -> None:
+    kind = "cuda" if device == "h100" else "cpu"
+    assert default_batch_tokens(torch.device(kind)) == scored
+    trained = TrainPlacement().micro_batch_tokens
+    assert trained == Placement(device="cpu", num_workers=1).micro_batch_tokens
+    (found,) = [a for a in plan_of(load, device=device).cost.assumptions if a.name == "passes"]
+    assert found.value == f"{trained} tokens in training, {scored} in scoring"
+
+
 def test_a_model_without_a_size_is_guessed_and_named(load: Load) -> None:
     assumptions = make_plan(load(BLOCK % "full")).cost.assumptions
     (found,) = [a for a in assumptions if a.name == "size of m2"]
-    assert found.value == "7e+09 weights"
-    assert found.source == "nothing states it; give parameters"
+    assert found.value == "7e+09 weights, a guess"
+    assert found.source == (
+        "nothing states it; add `parameters:` to the model's entry in the study file"
+    )
+
+
+def test_a_guessed_size_refuses_no_plan(load: Load) -> None:
+    cost = make_plan(load(BLOCK % "full", more="keep_checkpoints: true")).cost
+    assert cost.guessed_sizes == ("m2",)
+    assert cost.peak_disk_bytes > 10**11
+    assert cost.stated_peak_disk_bytes < 10**9
+    assert check_disk(cost, 10**9) is None
+    refused = check_disk(cost, 10**6)
+    assert refused is not None
+    assert refused.startswith("the plan needs 0.0 GB on the disk (0.0 GB of them weights), beside ")
+    assert "beside what m2 of unknown size will need" in refused
+
+
+def test_a_plan_of_stated_sizes_guesses_none(load: Load) -> None:
+    cost = plan_of(load).cost
+    assert cost.guessed_sizes == ()
+    assert cost.stated_peak_disk_bytes == cost.peak_disk_bytes
+    assert cost.stated_weights_bytes == cost.weights_bytes
+
+
+def test_a_hub_id_that_a_card_has_takes_the_cards_size(load: Load) -> None:
+    study = load(BLOCK % "full", ("org/two", "Qwen/Qwen2.5-0.5B"))
+    card, entry = find_model("qwen2.5-0.5b"), study.model_by_name["m2"]
+    assert entry.card is not None
+    assert entry.card.parameters == card.parameters
+    assert entry.spec.name == "m2"
+    assert (entry.spec.source.hub, entry.spec.source.revision) == ("Qwen/Qwen2.5-0.5B", None)
+    own = ("hub: org/two", "hub: Qwen/Qwen2.5-0.5B, parameters: 1000")
+    sized = load(BLOCK % "full", own).model_by_name["m2"]
+    assert sized.card is not None
+    assert sized.card.parameters == 1000
+    assert sized.spec.fingerprint == entry.spec.fingerprint
+    nearly = load(BLOCK % "full", ("org/two", "Qwen/Qwen2.5-0")).model_by_name["m2"]
+    assert nearly.card is None
 
 
 def test_small_models_are_costed_on_a_core(load: Load) -> None:

@@ -131,6 +131,17 @@ def find_model(name: str) -> ModelCard:
     return _find("models", name, ModelCard)
 
 
+def find_hub_model(hub: str) -> ModelCard | None:
+    """Return a card whose weights are a hub repository's, at any revision; None where none is."""
+    mention = re.compile(rf"hub: *[\"']?{re.escape(hub)}(?![\w./-])")
+    for path in card_files():
+        if mention.search(_text(path)):
+            for name, entry in _section(path, "models")[0].items():
+                if isinstance(entry, dict) and (entry.get("source") or {}).get("hub") == hub:
+                    return find_model(name)
+    return None
+
+
 def find_dataset(name: str) -> DatasetCard:
     """Return the card of an instruction dataset; raises CatalogError for an unknown name."""
     return _find("datasets", name, DatasetCard)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from sft_atlas.study.assumption import NOTHING, Assumption, Range, named_assumptions
 from sft_atlas.study.cost import (
-    MICRO_BATCH_TOKENS,
-    SCORE_BATCH_TOKENS,
     UNKNOWN_PARAMETERS,
     UNKNOWN_SAMPLE_TOKENS,
     CostModel,
     JobCost,
+    score_batch_tokens,
 )
 from sft_atlas.study.job import EvaluateJob, Job, PrepareJob, TrainJob
+from sft_atlas.study.passes import MICRO_BATCH_TOKENS
 from sft_atlas.study.questions import questions_of
 from sft_atlas.study.spec import BenchmarkSpec, MethodSpec, ModelSpec
 
@@ -63,10 +63,16 @@ class PlanCost:
     """At most; tokens decoded if every answer ran to its limit."""
     weights_bytes: int
     """Published cells."""
+    stated_weights_bytes: int
+    """The part of them that rests on no guessed size."""
     disk_bytes: int
     """Weights, scores, tokenised rows and kept checkpoints, when all is done."""
     peak_disk_bytes: int
     """The same and two checkpoints of the largest run of each worker, while running."""
+    stated_peak_disk_bytes: int
+    """The part of it that rests on no guessed size; equal to it where nothing is guessed."""
+    guessed_sizes: tuple[str, ...]
+    """Base models whose size nothing states, where a job trains them."""
     memory: tuple[MemoryNeed, ...]
     assumptions: tuple[Assumption, ...]
 
@@ -84,6 +90,7 @@ def total_cost(
     for job, cost in jobs:
         tally.add(job, cost)
     disk = tally.weights + tally.checkpoints + tally.rows + tally.scores
+    stated_disk = disk - tally.guessed_bytes
     return PlanCost(
         device=model.device.name,
         hours={kind: seconds.times(1 / 3600) for kind, seconds in tally.by_kind().items()},
@@ -97,22 +104,31 @@ def total_cost(
         scored_tokens=tally.scored_tokens,
         decoded_tokens=tally.decoded_tokens,
         weights_bytes=tally.weights,
+        stated_weights_bytes=tally.weights - tally.guessed_weights,
         disk_bytes=disk,
         peak_disk_bytes=disk + num_workers * 2 * tally.largest_checkpoint,
+        stated_peak_disk_bytes=stated_disk + num_workers * 2 * tally.largest_stated_checkpoint,
+        guessed_sizes=tuple(tally.guessed),
         memory=tuple(_memory_need(model, m, method) for m, method in tally.runs.values()),
         assumptions=tuple(_assumptions(model)),
     )
 
 
 def check_disk(cost: PlanCost, free_bytes: int) -> str | None:
-    """Return why a plan cannot fit on a disk, or None where it does."""
-    if cost.peak_disk_bytes <= free_bytes:
+    """Return why a plan cannot fit on a disk, or None where it does.
+
+    What rests on a guessed size refuses nothing: the plan's assumptions name it.
+    """
+    if cost.stated_peak_disk_bytes <= free_bytes:
         return None
+    beside = ""
+    if cost.guessed_sizes:
+        beside = f", beside what {', '.join(cost.guessed_sizes)} of unknown size will need"
     return (
-        f"the plan needs {_gigabytes(cost.peak_disk_bytes)} on the disk "
-        f"({_gigabytes(cost.weights_bytes)} of them weights), and {_gigabytes(free_bytes)} are "
-        f"free; expected room for all of it. Keep fewer epochs, use LoRA, or name a larger disk "
-        f"with --store."
+        f"the plan needs {_gigabytes(cost.stated_peak_disk_bytes)} on the disk "
+        f"({_gigabytes(cost.stated_weights_bytes)} of them weights){beside}, and "
+        f"{_gigabytes(free_bytes)} are free; expected room for all of it. Keep fewer epochs, use "
+        f"LoRA, or name a larger disk with --store."
     )
 
 
@@ -127,6 +143,8 @@ class _Tally:
         self.unscored = NOTHING
         self.trained_tokens = self.scored_tokens = self.decoded_tokens = 0.0
         self.weights = self.checkpoints = self.rows = self.scores = self.largest_checkpoint = 0
+        self.guessed_weights = self.guessed_bytes = self.largest_stated_checkpoint = 0
+        self.guessed: dict[str, None] = {}
         study = model.study
         self._questions = {
             b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
@@ -165,10 +183,18 @@ class _Tally:
         self.trained_tokens += job.keep_epochs[-1] * self.model.data_tokens(trajectory.data)
         for epoch in job.keep_epochs:
             self.unshared = self.unshared.plus(self.model.training(trajectory, epoch, 1))
-        self.weights += len(job.keep_epochs) * self.model.cell_bytes(spec, method)
+        weights = len(job.keep_epochs) * self.model.cell_bytes(spec, method)
         checkpoint = _CHECKPOINT_BYTES * self.model.trained_weights(spec, method)
-        self.checkpoints += checkpoint if job.keep_checkpoint else 0
+        kept = checkpoint if job.keep_checkpoint else 0
+        self.weights += weights
+        self.checkpoints += kept
         self.largest_checkpoint = max(self.largest_checkpoint, checkpoint)
+        if self.model.is_guessed(spec):
+            self.guessed[spec.name] = None
+            self.guessed_weights += weights
+            self.guessed_bytes += weights + kept
+        else:
+            self.largest_stated_checkpoint = max(self.largest_stated_checkpoint, checkpoint)
         self._add_scores(spec, job.benchmarks, len(job.keep_epochs))
 
     def _add_scores(
@@ -223,7 +249,8 @@ def _assumptions(model: CostModel) -> list[Assumption]:
         ),
         Assumption(
             name="passes",
-            value=f"{MICRO_BATCH_TOKENS} tokens in training, {SCORE_BATCH_TOKENS} in scoring",
+            value=f"{MICRO_BATCH_TOKENS} tokens in training, "
+            f"{score_batch_tokens(device)} in scoring",
             source="defaults of run",
         ),
         Assumption(
@@ -235,7 +262,8 @@ def _assumptions(model: CostModel) -> list[Assumption]:
     ]
     for m in study.models:
         if m.card is None:
-            value, source = f"{UNKNOWN_PARAMETERS:g} weights", "nothing states it; give parameters"
+            value = f"{UNKNOWN_PARAMETERS:g} weights, a guess"
+            source = "nothing states it; add `parameters:` to the model's entry in the study file"
             found.append(Assumption(name=f"size of {m.spec.name}", value=value, source=source))
     for d in study.datasets:
         is_stated = d.card is not None and d.card.tokens_per_sample > 0

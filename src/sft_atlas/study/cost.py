@@ -14,6 +14,7 @@ from sft_atlas.catalog.devices import Device, find_device
 from sft_atlas.study.assumption import NOTHING, Range, Scenario, scenarios
 from sft_atlas.study.job import EvaluateJob, Job, MeasureJob, PrepareJob, TrainJob
 from sft_atlas.study.model_folder import sized_card
+from sft_atlas.study.passes import MICRO_BATCH_TOKENS, SCORE_BATCH_TOKENS
 from sft_atlas.study.questions import Questions, questions_of
 from sft_atlas.study.shape import (
     adapter_weights,
@@ -37,12 +38,6 @@ UNKNOWN_PARAMETERS = 7_000_000_000
 
 UNKNOWN_SAMPLE_TOKENS = 300.0
 """Mean tokens of a sample of a dataset whose card does not state it."""
-
-MICRO_BATCH_TOKENS = 16_384
-"""Padded tokens of one forward and backward pass, as `run` sets it by default."""
-
-SCORE_BATCH_TOKENS = 8_192
-"""Padded tokens of one scoring pass, as the scorer sets it by default."""
 
 _SMALL_MODEL = 100_000_000
 _KV_FRACTION = 0.6
@@ -142,6 +137,10 @@ class CostModel:
         known = self.study.model_by_name[model.name].card
         return known or sized_card(model.name, UNKNOWN_PARAMETERS)
 
+    def is_guessed(self, model: ModelSpec) -> bool:
+        """Tell whether nothing states a model's size."""
+        return self.study.model_by_name[model.name].card is None
+
     def sample_tokens(self, dataset: DatasetSpec) -> float:
         """Return the mean tokens of a dataset's samples, cut at the study's longest."""
         card = self.study.dataset_by_name[dataset.name].card
@@ -217,7 +216,7 @@ class CostModel:
         tokens = passes * length * scenario.padding_factor
         flops = 2 * matmul_weights(card) + attention_flops(card, length)
         compute = tokens * flops / (self.device.peak_flops * scenario.score_utilisation)
-        batches = math.ceil(tokens / SCORE_BATCH_TOKENS)
+        batches = math.ceil(tokens / score_batch_tokens(self.device))
         per_batch = card.layers * self.device.forward_layer_seconds * scenario.layer_factor
         return self._overlapped(compute, batches * per_batch)
 
@@ -257,6 +256,11 @@ class CostModel:
     def _overlapped(self, compute: float, issue: float) -> float:
         """A GPU computes while its kernels are issued; a core does one after the other."""
         return max(compute, issue) if self.device.kind == "gpu" else compute + issue
+
+
+def score_batch_tokens(device: Device) -> int:
+    """Return the padded tokens of one scoring pass."""
+    return SCORE_BATCH_TOKENS["cuda" if device.kind == "gpu" else "cpu"]
 
 
 def default_device(study: Study) -> str:

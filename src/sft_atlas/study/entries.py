@@ -8,6 +8,7 @@ from sft_atlas.catalog.cards import (
     DatasetCard,
     find_benchmark,
     find_dataset,
+    find_hub_model,
     find_model,
 )
 from sft_atlas.errors import CatalogError, StudyError
@@ -42,7 +43,10 @@ def resolve_model(entry: ModelEntry, folder: Path, where: str) -> StudyModel:
         source = source_from_card(card.source)
     else:
         source = _entry_source(entry, folder, where)
-        card = None if source.path is None else card_from_folder(source.path, entry.name)
+        if source.path is not None:
+            card = card_from_folder(source.path, entry.name)
+        elif source.hub is not None:
+            card = find_hub_model(source.hub)
         if entry.parameters is not None:
             card = sized_card(entry.name, entry.parameters)
     family = entry.family if entry.family is not None else (card.family if card else "")
