@@ -243,6 +243,51 @@ def test_one_benchmark_does_not_depend_on_another(
     assert later.digest == alone.digest
 
 
+@pytest.mark.parametrize("kind", ["choice", "generate"])
+def test_on_a_cpu_a_studys_precision_moves_no_bit(
+    tmp_path: Path,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    kind: str,
+) -> None:
+    rows = [{"q": f"{i} + 1?", "a": str(i + 1)} for i in range(6)]
+    of_kind = (choice_items(20), CHOICE) if kind == "choice" else (rows, GENERATE)
+    benchmark = write_benchmark(of_kind[0], **of_kind[1])
+    single, half = (spec(benchmark, precision=p) for p in ("float32", "bfloat16"))
+    assert single.fingerprint != half.fingerprint
+    digests = []
+    for name, asked in (("one", single), ("two", half)):
+        record, _ = evaluate(open_store(tmp_path / name, create=True), asked, model, tokenizer)
+        digests.append(record.artifacts[ITEMS_NAME].sha256)
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["choice", "generate"])
+def test_a_gpu_scores_in_the_studys_precision(
+    tmp_path: Path,
+    write_benchmark: WriteBenchmark,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    kind: str,
+) -> None:
+    rows = [{"q": f"{i} + 1?", "a": str(i + 1)} for i in range(6)]
+    of_kind = (choice_items(20), CHOICE) if kind == "choice" else (rows, GENERATE)
+    benchmark = write_benchmark(of_kind[0], **of_kind[1])
+    seen: list[torch.dtype] = []
+    layer = model.model.layers[0].mlp.down_proj
+    layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    for precision in ("float32", "bfloat16"):
+        seen.clear()
+        store = open_store(tmp_path / precision, create=True)
+        record, _ = evaluate(
+            store, spec(benchmark, precision=precision), model.to("cuda"), tokenizer
+        )
+        assert record.result["score"] is not None
+        assert {str(dtype) for dtype in seen} == {f"torch.{precision}"}
+
+
 def test_a_published_score_is_not_made_again(
     store: Store,
     write_benchmark: WriteBenchmark,

@@ -89,6 +89,14 @@ def test_shots_are_part_of_a_benchmarks_name(load: Load) -> None:
     assert first.fingerprint != second.fingerprint
 
 
+def test_benchmarks_are_scored_in_the_studys_precision(load: Load) -> None:
+    specs = [
+        load(BLOCK, more=f"precision: {precision}").benchmarks[0].spec
+        for precision in ("bfloat16", "float32")
+    ]
+    assert [spec and spec.precision for spec in specs] == ["bfloat16", "float32"]
+
+
 def test_a_benchmark_that_cannot_be_scored_is_planned_with_its_reason(load: Load) -> None:
     study = load(BLOCK, ("  - {file: bench.yaml}", "  - mt-bench\n  - {file: bench.yaml}"))
     assert [b.name for b in study.benchmarks] == ["mt-bench", "quiz"]

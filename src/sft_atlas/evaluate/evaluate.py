@@ -23,6 +23,7 @@ from sft_atlas.errors import OutOfMemoryError
 from sft_atlas.evaluate.answer import ItemResult, answer_choices, answer_questions, unscored
 from sft_atlas.evaluate.request import Request, build_requests
 from sft_atlas.identity import payload
+from sft_atlas.model.score import computes_in
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec
@@ -112,7 +113,9 @@ def score_requests(
                 return answer_choices(definition, selected, model, batch_tokens=room)
             return answer_questions(definition, selected, model, tokenizer, batch_tokens=room)
 
-        for i, result in zip(chunk, retry_on_oom(run), strict=True):
+        with computes_in(benchmark.precision, model.device):
+            done = retry_on_oom(run)
+        for i, result in zip(chunk, done, strict=True):
             results[i] = result
     return results
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sft_atlas.errors import StudyError
 from sft_atlas.strict_yaml import Lines, load, validate
 from sft_atlas.study.source import local_source
-from sft_atlas.study.spec import BenchmarkDefinition, BenchmarkSpec, Source
+from sft_atlas.study.spec import BenchmarkDefinition, BenchmarkSpec, Precision, Source
 
 METRICS = {
     "choice": ("accuracy", "accuracy_bytes"),
@@ -159,6 +159,7 @@ def build_benchmark_spec(
     shots: int = 0,
     limit: int | None = None,
     name: str | None = None,
+    precision: Precision = "float32",
 ) -> BenchmarkSpec:
     """Add what a study decides; examples that are not shown never enter the identity.
 
@@ -178,6 +179,7 @@ def build_benchmark_spec(
         limit=limit,
         template=template,
         max_tokens=max_tokens,
+        precision=precision,
         name=benchmark.name if name is None else name,
         skill=benchmark.skill,
         language=benchmark.language,

@@ -112,6 +112,7 @@ def resolve_benchmark(
         shots=shots,
         limit=entry.limit,
         name=name,
+        precision=file.precision,
     )
     return StudyBenchmark(name=name, spec=spec, card=card, shots=shots, limit=entry.limit)
 

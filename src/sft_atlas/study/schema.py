@@ -294,7 +294,7 @@ class StudyFile(_Section):
     max_tokens: int = Field(default=2048, ge=8, le=1_000_000)
     """Longest example in tokens, prompt and answer together."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type that weights are stored and evaluated in; training keeps float32 master weights."""
+    """Type that weights are stored in and a GPU computes in; training keeps float32 masters."""
     subset_seed: Seed = 0
     """Seed of the row order: smaller subsets of a dataset are prefixes of larger ones."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)

@@ -179,7 +179,7 @@ class TrajectorySpec:
     seed: int
     """Seed of sample order and adapter initialisation."""
     precision: Precision
-    """Type that weights are stored and evaluated in; training keeps float32 master weights."""
+    """Type that weights are stored in and a GPU computes in; training keeps float32 masters."""
     version: int = TRAIN_VERSION
 
     @cached_property
@@ -266,6 +266,9 @@ class BenchmarkSpec:
     template: str
     max_tokens: int
     """Longest prompt and answer in tokens; a longer prompt is cut at its start and counted."""
+    precision: Precision = "float32"
+    """Type that a GPU multiplies matrices in while it scores, for base models and tuned ones alike;
+    a CPU uses float32."""
     scorer_version: int = SCORER_VERSION
     name: str = unhashed()
     """Unique in a study; carries the shots where one benchmark is asked in two ways."""
