@@ -64,6 +64,17 @@ def test_a_faster_device_takes_less_time(load: Load) -> None:
     assert hours == sorted(hours)
 
 
+def test_float32_is_costed_at_its_own_peak(load: Load) -> None:
+    asked = ("  - {file: bench.yaml}", "  - hellaswag")
+    half, single = (
+        make_plan(load(BLOCK % "full", BIG, asked, more=f"precision: {p}"), device="h100").cost
+        for p in ("bfloat16", "float32")
+    )
+    for kind in ("train", "evaluate"):
+        assert single.hours[kind].likely > 1.3 * half.hours[kind].likely
+    assert single.hours["measure"].likely == pytest.approx(half.hours["measure"].likely)
+
+
 def test_hours_by_method_add_up_to_hours_by_kind(load: Load) -> None:
     cost = plan_of(load, "full, lora").cost
     assert set(cost.hours_by_method) == {"base", "full", "lora"}

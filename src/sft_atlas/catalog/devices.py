@@ -18,7 +18,9 @@ class Device(BaseModel):
     name: str
     kind: Literal["cpu", "gpu"]
     peak_flops: float = Field(gt=0)
-    """Dense floating-point operations per second, in the type that training computes in."""
+    """Dense floating-point operations per second in bfloat16; of a CPU, in float32."""
+    float32_flops: float = Field(gt=0)
+    """The same in float32, without TF32."""
     memory_bytes: float = Field(gt=0)
     bandwidth: float = Field(gt=0)
     """Bytes per second from its memory."""

@@ -238,7 +238,7 @@ def _assumptions(model: CostModel) -> list[Assumption]:
     found = [
         Assumption(
             name="device",
-            value=f"{device.name}: {device.peak_flops / 1e12:g} TFLOP/s, "
+            value=f"{device.name}: {model.peak_flops / 1e12:g} TFLOP/s, "
             f"{device.bandwidth / 1e12:g} TB/s, {_gigabytes(device.memory_bytes)}",
             source=device.source,
         ),

@@ -68,6 +68,8 @@ class CostModel:
     def __init__(self, study: Study, device: str) -> None:
         self.study = study
         self.device: Device = find_device(device)
+        is_half = study.precision == "bfloat16"
+        self.peak_flops = self.device.peak_flops if is_half else self.device.float32_flops
         self._questions = {
             b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
         }
@@ -186,7 +188,7 @@ class CostModel:
         passes = steps * math.ceil(method.batch_samples * length / MICRO_BATCH_TOKENS)
         # The gradient of a frozen base's weights is never formed: 4N in place of 6N.
         flops = (6 if method.lora is None else 4) * weights + 3 * attention_flops(card, length)
-        compute = tokens * flops / (device.peak_flops * scenario.train_utilisation)
+        compute = tokens * flops / (self.peak_flops * scenario.train_utilisation)
         issue = passes * card.layers * device.train_layer_seconds * scenario.layer_factor
         moved = steps * _OPTIMIZER_BYTES * trained + passes * 6 * weights
         traffic = moved / (device.bandwidth * scenario.bandwidth_fraction)
@@ -212,10 +214,19 @@ class CostModel:
         decode = self._decode(card, questions, prompt, scenario)
         return self._forward(card, passes, prompt, scenario) + decode
 
-    def _forward(self, card: ModelCard, passes: int, length: float, scenario: Scenario) -> float:
+    def _forward(
+        self,
+        card: ModelCard,
+        passes: int,
+        length: float,
+        scenario: Scenario,
+        *,
+        peak_flops: float | None = None,
+    ) -> float:
         tokens = passes * length * scenario.padding_factor
         flops = 2 * matmul_weights(card) + attention_flops(card, length)
-        compute = tokens * flops / (self.device.peak_flops * scenario.score_utilisation)
+        peak = peak_flops or self.peak_flops
+        compute = tokens * flops / (peak * scenario.score_utilisation)
         batches = math.ceil(tokens / score_batch_tokens(self.device))
         per_batch = card.layers * self.device.forward_layer_seconds * scenario.layer_factor
         return self._overlapped(compute, batches * per_batch)
@@ -232,14 +243,16 @@ class CostModel:
         context = kv_bytes(card, 2.0) * batch * (prompt + steps / 2)
         read = scenario.scored_bytes_per_weight * weights + context
         traffic = read / (device.bandwidth * scenario.bandwidth_fraction)
-        compute = batch * 2 * weights / (device.peak_flops * scenario.score_utilisation)
+        compute = batch * 2 * weights / (self.peak_flops * scenario.score_utilisation)
         issue = card.layers * device.forward_layer_seconds * scenario.layer_factor
         step = self._overlapped(max(traffic, compute), issue)
         return math.ceil(questions.num_items / batch) * steps * step
 
     def _measure(self, job: MeasureJob, scenario: Scenario) -> float:
         length = self.sample_tokens(job.dataset) * scenario.token_factor
-        scoring = self._forward(self.card(job.model), job.num_samples, length, scenario)
+        card, peak = self.card(job.model), self.device.float32_flops
+        # Whatever a study's precision is, its datasets are measured in float32.
+        scoring = self._forward(card, job.num_samples, length, scenario, peak_flops=peak)
         return scoring + self._load(job.model, scenario)
 
     def _drift(self, model: ModelSpec, method: MethodSpec, scenario: Scenario) -> float:
