@@ -96,6 +96,9 @@ def plan_page(plan: "Plan", free_bytes: int) -> RenderableType:
     for benchmark in plan.study.benchmarks:
         if benchmark.spec is None:
             parts.append(Text(f"cannot be scored yet: {benchmark.name}, {benchmark.reason}"))
+    if cost.guessed_sizes:
+        names = ", ".join(cost.guessed_sizes)
+        parts.append(Text(f"sizes are guessed for {names}: give `parameters` in the study"))
     refusal = check_disk(cost, free_bytes)
     if refusal:
         parts.append(Text(f"does not fit: {refusal}", "bold red"))
@@ -121,6 +124,7 @@ def _cost_json(cost: PlanCost) -> dict[str, Any]:
         "weights_bytes": cost.weights_bytes,
         "disk_bytes": cost.disk_bytes,
         "peak_disk_bytes": cost.peak_disk_bytes,
+        "guessed_sizes": list(cost.guessed_sizes),
         "memory": [asdict(need) for need in cost.memory],
     }
 

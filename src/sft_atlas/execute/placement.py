@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sft_atlas.study.passes import MICRO_BATCH_TOKENS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -18,7 +20,7 @@ class Placement:
     threads by about 3x, and results are bitwise equal only at a fixed number of threads."""
     checkpoint_seconds: float = 60.0
     """A killed run loses at most this much training."""
-    micro_batch_tokens: int = 16_384
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS
     """Padded tokens in one forward and backward pass; an optimizer step may take several."""
 
     def to_json(self) -> dict[str, Any]:
