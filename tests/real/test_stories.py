@@ -1,4 +1,4 @@
-"""A pretrained model of another project, converted: it tells its story, in the same tokens."""
+"""The converted model speaks in our decoder too, and its tokens are those of llama2.c."""
 
 import gzip
 import json
@@ -8,36 +8,34 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from real.stories import encode_greedily, read_vocabulary
+import stories
 from sft_atlas.data.encoding import adds_bos, load_tokenizer
 from sft_atlas.model.generate import greedy_completions
 from sft_atlas.study.spec import ModelSpec, Source
 
-STORY = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
-    "One day, she saw a big, red ball."
-)
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+SOURCE = DATA / "models" / "stories260K"
 TEXTS = (
-    STORY,
     'Tom and Sue went to the zoo. "Look!" said Tom. "A lion!"\nThey were so happy.',
     "He didn't know   what to do -- 3 + 4 = 7?",
     " one space in front, two at the end  ",
     "na\u00efve caf\u00e9 \u4f60\u597d \U0001f642 \t{x: [1, 2]}",
-    "",
 )
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the folder of real data is absent")
 
 
 @pytest.fixture(scope="module")
-def model(stories: Path) -> ModelSpec:
-    return ModelSpec(name="stories", source=Source(path=stories))
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    folder = tmp_path_factory.mktemp("models") / "stories"
+    stories.convert(SOURCE / "stories260K.bin", SOURCE / "tok512.bin", folder)
+    return ModelSpec(name="stories", source=Source(path=folder))
 
 
-def test_greedy_decoding_tells_the_known_story(model: ModelSpec, stories: Path) -> None:
-    loaded = AutoModelForCausalLM.from_pretrained(stories)
-    tokenizer = load_tokenizer(model)
+def test_our_decoding_equals_that_of_transformers(model: ModelSpec) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(model.source.path)
     assert loaded.num_parameters() == 260_032
-    ids = loaded.generate(torch.tensor([[1]]), max_new_tokens=64, do_sample=False)
-    assert tokenizer.decode(ids[0], skip_special_tokens=True).startswith(STORY)
+    ids = loaded.generate(torch.tensor([[1]]), max_new_tokens=64, do_sample=False, pad_token_id=0)
     [ours] = greedy_completions(loaded, [[1]], max_new_tokens=64, eos_ids=frozenset({2}))
     assert [1, *ours.ids] == ids[0].tolist()
 
@@ -52,12 +50,11 @@ def test_a_text_begins_with_bos_and_decodes_to_itself(model: ModelSpec) -> None:
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_texts_are_cut_as_llama2_c_cuts_them(model: ModelSpec, data: Path) -> None:
-    pieces = read_vocabulary(data / "models" / "stories260K" / "tok512.bin")
-    with gzip.open(data / "training" / "gsm8k_train.jsonl.gz", "rt", encoding="utf-8") as lines:
-        questions = [
-            json.loads(line)["question"] for line, _ in zip(lines, range(40), strict=False)
-        ]
+def test_real_questions_are_cut_as_llama2_c_cuts_them(model: ModelSpec) -> None:
+    pieces = stories.read_vocabulary(SOURCE / "tok512.bin")
+    with gzip.open(DATA / "training" / "gsm8k_train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        questions = [json.loads(next(lines))["question"] for _ in range(40)]
     tokenizer = load_tokenizer(model)
     for text in (*TEXTS, *questions):
-        assert tokenizer(text)["input_ids"] == encode_greedily(text, pieces), text
+        expected = [1, *stories.encode_by_score(pieces, text)]
+        assert tokenizer(text)["input_ids"] == expected, text
