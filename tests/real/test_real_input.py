@@ -38,13 +38,13 @@ benchmarks:
   - {{file: hellaswag.yaml, limit: 40}}
   - {{file: mmlu.yaml, limit: 40}}
   - {{file: gsm8k.yaml, limit: 20}}
-max_tokens: 256
+max_tokens: 512
 precision: float32
 methods:
   full: {{learning_rate: 1.0e-3, batch_samples: 8}}
   lora: {{learning_rate: 5.0e-3, batch_samples: 8, rank: 8, alpha: 16}}
 blocks:
-  single: {{data: each, samples: 32, schedule: constant, epochs: 3, keep: last}}
+  single: {{data: each, samples: 32, schedule: constant, epochs: 2, keep: last}}
 """
 CHOICE = """
 name: {name}
@@ -92,9 +92,7 @@ def write_benchmarks(folder: Path) -> None:
     lines = bz2.decompress((DATA / "benchmarks/hellaswag_val_full.txt.bz2").read_bytes()).decode()
     rows = lines.splitlines()
     tasks = [rows[i : i + 6] for i in range(0, 6 * 200, 6)]
-    hellaswag = [
-        {"ctx": t[0], "label": int(t[1]), "endings": [f" {e}" for e in t[2:]]} for t in tasks
-    ]
+    hellaswag = [{"ctx": t[0], "label": int(t[1]), "endings": t[2:]} for t in tasks]
     mmlu = []
     for path in sorted((DATA / "benchmarks/mmlu/test").glob("*.csv"))[:10]:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -103,9 +101,7 @@ def write_benchmarks(folder: Path) -> None:
             options = [row[f"choice{i}"] for i in range(4)]
             asked = "\n".join(f"{letter}. {o}" for letter, o in zip("ABCD", options, strict=True))
             text = f"{row['question']}\n{asked}\nAnswer:"
-            mmlu.append(
-                {"ctx": text, "label": int(row["answer"]), "endings": [" A", " B", " C", " D"]}
-            )
+            mmlu.append({"ctx": text, "label": int(row["answer"]), "endings": list("ABCD")})
     test_set = (DATA / "benchmarks/gsm8k_test.jsonl").read_text(encoding="utf-8")
     gsm8k = [json.loads(line) for line in test_set.splitlines()]
     for row in gsm8k:
@@ -158,7 +154,7 @@ def test_loss_falls_on_every_dataset(done: tuple[Path, Path]) -> None:
     assert curves["trajectory"].nunique() == 8
     for _, curve in curves.groupby("trajectory"):
         by_epoch = curve.groupby("epoch")["loss"].mean()
-        assert by_epoch[3] < by_epoch[1]
+        assert by_epoch[2] < by_epoch[1]
 
 
 def test_scores_of_a_story_teller_are_chance_and_zero_never_null(done: tuple[Path, Path]) -> None:

@@ -151,6 +151,28 @@ def test_a_killed_writer_leaves_a_whole_result_or_none(
     assert store.artifact(folder, "data.bin" if is_there else "deep/data.bin").exists()
 
 
+def _open_when_told(root: Path, barrier: object, opened: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    for number in range(20):
+        store = open_store(root / str(number), create=True)
+        result = {"kind": "error", "message": "", "step": None, "trace": ""}
+        store.record_failure(f"job-{os.getpid()}", {}, result)
+    opened.put(1)  # type: ignore[attr-defined]
+
+
+def test_many_processes_make_one_store_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, opened = context.Barrier(4), context.Queue()
+    makers = [
+        context.Process(target=_open_when_told, args=(tmp_path, barrier, opened)) for _ in range(4)
+    ]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert [maker.exitcode for maker in makers] == [0, 0, 0, 0]
+
+
 def _hold_if_free(root: Path, barrier: object, winners: object) -> None:
     store = open_store(root, create=True)
     barrier.wait()  # type: ignore[attr-defined]

@@ -163,7 +163,7 @@ def open_store(root: Path, *, create: bool = False) -> Store:
                 f"Use the version that made it, or another folder."
             )
         return Store(layout)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or _is_foreign(layout)):
         raise StoreError(f"{root}: is not a store and not empty; name a new folder with --store.")
     if create:
         try:
@@ -173,6 +173,14 @@ def open_store(root: Path, *, create: bool = False) -> Store:
                 f"{root}: no store can be made here ({error}); use --store."
             ) from error
     return Store(layout)
+
+
+def _is_foreign(layout: Layout) -> bool:
+    """Tell whether a folder without a marker holds anything but a store that is being made now."""
+    aside = f".{layout.marker.name}."
+    others = [path for path in layout.root.iterdir() if not path.name.startswith(aside)]
+    # Another process may have finished making it since the marker was looked for.
+    return bool(others) and not layout.marker.is_file()
 
 
 @contextlib.contextmanager
