@@ -44,7 +44,7 @@ methods:
   full: {{learning_rate: 1.0e-3, batch_samples: 8}}
   lora: {{learning_rate: 5.0e-3, batch_samples: 8, rank: 8, alpha: 16}}
 blocks:
-  single: {{data: each, samples: 32, schedule: constant, epochs: 2, keep: last}}
+  single: {{data: each, samples: 24, schedule: constant, epochs: 2, keep: last}}
 """
 CHOICE = """
 name: {name}
