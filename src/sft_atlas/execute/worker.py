@@ -43,7 +43,13 @@ from sft_atlas.study.job import (
     TrainJob,
 )
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec, DatasetSpec, ModelSpec
-from sft_atlas.train.loop import Observers, StopRequested, TrainPlacement, train
+from sft_atlas.train.loop import (
+    Observers,
+    StopRequested,
+    TrainPlacement,
+    is_out_of_memory,
+    train,
+)
 
 MIN_MICRO_BATCH_TOKENS: Final = 256
 
@@ -310,10 +316,7 @@ def _kind(error: Exception) -> str:
         return "damaged"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk"
-    # The CPU's allocator has no error type of its own.
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    ):
+    if is_out_of_memory(error):
         return OutOfMemoryError.kind
     return "error"
 

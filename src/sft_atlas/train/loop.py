@@ -370,14 +370,20 @@ def _diverge(run: _Run, metrics: StepMetrics) -> None:
     )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether the machine or the device had too little memory, in any of torch's ways."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # The CPU's allocator has no error type of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 @contextlib.contextmanager
 def _out_of_memory_is_named(job: TrainJob) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # The CPU's allocator has no error type of its own.
-        is_cpu_memory = "can't allocate memory" in str(error)
-        if not is_cpu_memory and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
