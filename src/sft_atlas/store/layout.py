@@ -12,8 +12,12 @@ probes/<cell>/                        log-likelihoods of fixed texts, to recogni
 verdicts/<xx>/<program>.json          how a generated program fared
 overlap/<fingerprint>/                training rows that hold a benchmark's items
 extensions/<study>/<benchmark>/<n>/   more items than a study's limit, asked for while it ran
-drift/<cell>/                         weight change by layer
+measures/<cell>/<measure>/            weight change, likelihoods, forgetting, hidden states
 datasets/<fingerprint>/               a dataset under a base model
+descriptions/<fingerprint>/           a dataset as texts: lengths, duplicates, diversity
+similarities/<fingerprint>/           how close a dataset is to a benchmark
+updates/<fingerprint>/                cosines between weight changes of a base model's cells
+maps/<fingerprint>/                   places of cells on the map of all models
 failures/<job>/                       the latest failure of a job, until it succeeds
 working/<trajectory>/                 checkpoints of a run that is not finished
 leases/<job>.lock                     who works on what
@@ -100,8 +104,40 @@ class Layout:
     def extensions(self, study: str, benchmark: str) -> Path:
         return self.root / "extensions" / study / benchmark
 
-    def drift(self, cell: str) -> Path:
-        return self.root / "drift" / cell
+    @property
+    def measures(self) -> Path:
+        return self.root / "measures"
+
+    def measure(self, cell: str, measure: str) -> Path:
+        return self.measures / cell / measure
+
+    @property
+    def descriptions(self) -> Path:
+        return self.root / "descriptions"
+
+    def description(self, fingerprint: str) -> Path:
+        return self.descriptions / fingerprint
+
+    @property
+    def similarities(self) -> Path:
+        return self.root / "similarities"
+
+    def similarity(self, fingerprint: str) -> Path:
+        return self.similarities / fingerprint
+
+    @property
+    def updates(self) -> Path:
+        return self.root / "updates"
+
+    def update(self, fingerprint: str) -> Path:
+        return self.updates / fingerprint
+
+    @property
+    def maps(self) -> Path:
+        return self.root / "maps"
+
+    def map(self, fingerprint: str) -> Path:
+        return self.maps / fingerprint
 
     def dataset(self, fingerprint: str) -> Path:
         return self.root / "datasets" / fingerprint

@@ -30,8 +30,16 @@ SCHEMAS: Final = (
     "scores/1",
     "overlap/1",
     "extension/1",
-    "drift/1",
-    "dataset/1",
+    "drift/2",
+    "spectrum/1",
+    "likelihood/1",
+    "forgetting/1",
+    "representation/1",
+    "dataset/2",
+    "description/1",
+    "similarity/1",
+    "updates/1",
+    "map/1",
     "failure/1",
 )
 

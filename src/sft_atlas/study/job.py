@@ -1,4 +1,4 @@
-"""Say what one unit of work is: prepare, train, evaluate or measure.
+"""Say what one unit of work is: prepare, train, evaluate, grade, or one of the measures.
 
 A job names what it is about, and what it is about names the job: two coordinators that plan the
 same work compete for the same lease. Jobs cross process borders as JSON.
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from sft_atlas.identity import fingerprint
+from sft_atlas.study.measure import CellMeasure, SimilaritySpec
 from sft_atlas.study.spec import (
     BenchmarkItems,
     BenchmarkSpec,
@@ -51,7 +52,10 @@ class TrainJob:
     keep_epochs: tuple[int, ...]
     """Epochs whose weights are published, ascending; training ends after the last."""
     benchmarks: tuple[BenchmarkSpec, ...]
-    measure_drift: bool = True
+    measures: tuple[CellMeasure, ...] = ()
+    """Of every kept epoch, and where they apply of the base model."""
+    last_measures: tuple[CellMeasure, ...] = ()
+    """Of the last kept epoch, beside `measures`."""
     keep_checkpoint: bool = False
     """Keep the last checkpoint, so that a later study can train further."""
 
@@ -68,15 +72,20 @@ class TrainJob:
             for epoch in self.keep_epochs
         )
 
+    def measures_of(self, cell: CellSpec) -> tuple[CellMeasure, ...]:
+        """Return what is measured of one of its cells."""
+        is_last = cell.epoch == self.keep_epochs[-1]
+        return (*self.measures, *self.last_measures) if is_last else self.measures
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
-    """Score a base model or a stored cell on benchmarks, and measure its weight change."""
+    """Score a base model or a stored cell on benchmarks, and measure it."""
 
     kind: Literal["evaluate"] = "evaluate"
     cell: CellSpec
     benchmarks: tuple[BenchmarkSpec, ...]
-    measure_drift: bool = True
+    measures: tuple[CellMeasure, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +97,7 @@ class MeasureJob:
     """Sum the log-likelihoods of a dataset's samples under a base model."""
 
     kind: Literal["measure"] = "measure"
+    version: int = 2
     model: ModelSpec
     dataset: DatasetSpec
     num_samples: int
@@ -98,7 +108,7 @@ class MeasureJob:
     @cached_property
     def fingerprint(self) -> str:
         about = [self.model.fingerprint, self.dataset, self.num_samples, self.subset_seed]
-        return fingerprint(["measure", *about, self.template, self.max_tokens])
+        return fingerprint(["measure", *about, self.template, self.max_tokens, self.version])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +140,75 @@ class OverlapJob:
         return fingerprint(["overlap", *about, self.benchmark])
 
 
-Job = PrepareJob | TrainJob | EvaluateJob | MeasureJob | GradeJob | OverlapJob
+@dataclass(frozen=True, kw_only=True)
+class DescribeJob:
+    """Describe a dataset's training rows as texts: lengths, duplicates, diversity, languages."""
+
+    kind: Literal["describe"] = "describe"
+    dataset: DatasetSpec
+    num_samples: int
+    subset_seed: int
+    version: int = 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        about = [self.dataset, self.num_samples, self.subset_seed, self.version]
+        return fingerprint(["describe", *about])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityJob:
+    """Compare a dataset's training rows with benchmarks by one embedder."""
+
+    kind: Literal["similarity"] = "similarity"
+    pairs: tuple[SimilaritySpec, ...]
+    """At least one; all of one dataset, embedder and model."""
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """Whose hidden states are compared; None where the embedder needs no base model."""
+        return self.pairs[0].model
+
+    @property
+    def dataset(self) -> DatasetSpec:
+        return self.pairs[0].dataset
+
+    @cached_property
+    def fingerprint(self) -> str:
+        first = self.pairs[0]
+        about = [first.dataset, first.num_samples, first.subset_seed, first.embedder, first.model]
+        return fingerprint(["similarity", *about])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatesJob:
+    """Compare the weight changes of stored cells of one base model with each other."""
+
+    kind: Literal["updates"] = "updates"
+    cells: tuple[CellSpec, ...]
+    """At least two, of one base model."""
+    version: int = 1
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.cells[0].model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(["updates", self.version, *sorted(c.fingerprint for c in self.cells)])
+
+
+Job = (
+    PrepareJob
+    | TrainJob
+    | EvaluateJob
+    | MeasureJob
+    | GradeJob
+    | OverlapJob
+    | DescribeJob
+    | SimilarityJob
+    | UpdatesJob
+)
 
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 """Reads and writes jobs as JSON: `JOB.dump_json(job)`, `JOB.validate_json(text)`."""
