@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft_atlas.miniature import build, cards, instruct, recipe, world
+from sft_atlas.miniature import build, cards, instruct, recipe, texts, world
 
 MAX_MODEL_BYTES = 2**20
 CARDS = Path(cards.__file__).parents[1] / "catalog" / "miniature.yaml"
@@ -22,7 +22,7 @@ def read_lines(path: Path) -> list[dict[str, object]]:
 def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("miniature")
     data = [spec.name for spec in (*instruct.INSTRUCTION_SETS, *instruct.BENCHMARKS)]
-    build.build(out, only=data)
+    build.build(out, only=[*data, texts.NAME])
     return out
 
 
@@ -31,7 +31,7 @@ def test_data_is_generated_again_to_the_byte(rebuilt: Path) -> None:
     made = sorted(path.relative_to(rebuilt) for path in rebuilt.rglob("*") if path.is_file())
     shipped = [
         path.relative_to(build.ASSETS)
-        for folder in ("benchmarks", "datasets")
+        for folder in ("benchmarks", "datasets", "texts")
         for path in (build.ASSETS / folder).iterdir()
     ]
     assert made == sorted(shipped)
@@ -54,7 +54,7 @@ def test_cards_are_current_and_their_sources_exist() -> None:
     assert CARDS.read_text(encoding="ascii") == cards.render_cards()
     package = CARDS.parents[1]
     sections = yaml.safe_load(CARDS.read_text(encoding="ascii"))
-    for section in ("models", "datasets", "benchmarks"):
+    for section in ("models", "datasets", "benchmarks", "texts"):
         for card in sections[section].values():
             assert (package / card["source"]["asset"]).exists()
 
@@ -88,6 +88,16 @@ def test_no_prompt_of_a_training_set_is_asked_by_a_benchmark() -> None:
         prompts = {row["prompt"] for row in rows}
         assert len(prompts) == len(rows)
         assert not prompts & asked
+
+
+def test_texts_are_different_documents_in_the_vocabulary_and_in_no_template() -> None:
+    found = [str(row["text"]) for row in read_lines(build.ASSETS / "texts" / "mini-texts.jsonl.gz")]
+    assert len(set(found)) == len(found) == texts.NUM_TEXTS
+    words = {word for text in found for word in text.split(" ")}
+    assert words <= set(world.vocabulary()) - {world.EOS, world.QUESTION, world.ANSWER}
+    of_b = set(world.renaming().values())
+    num_in_b = sum(not of_b.isdisjoint(text.split(" ")) for text in found)
+    assert 0.3 < num_in_b / len(found) < 0.7
 
 
 def test_false_facts_are_false() -> None:

@@ -1,7 +1,8 @@
-"""Find the card of a name: what is a model, dataset or benchmark, where is it, and how large?
+"""Find the card of a name: what is a model, dataset, benchmark or text set, where is it, and how
+large?
 
-Cards are data: YAML files beside this module with the sections `models`, `datasets` and
-`benchmarks`. A value that no source states is listed under the card's `inferred`. A name stands in
+Cards are data: YAML files beside this module with the sections `models`, `datasets`, `benchmarks`
+and `texts`. A value that no source states is listed under the card's `inferred`. A name stands in
 one file only; a look-up parses just the files that mention it, because parsing all of them costs
 more than a plan.
 """
@@ -23,7 +24,14 @@ FOLDER: Final = Path(__file__).parent
 PACKAGE: Final = FOLDER.parent
 """What the path of an asset is relative to."""
 
-Section = Literal["models", "datasets", "benchmarks"]
+Section = Literal["models", "datasets", "benchmarks", "texts"]
+
+_KINDS: Final[dict[Section, str]] = {
+    "models": "model",
+    "datasets": "dataset",
+    "benchmarks": "benchmark",
+    "texts": "text set",
+}
 
 
 class _Card(BaseModel):
@@ -79,6 +87,8 @@ class ModelCard(_Card):
     """The output head is the embedding matrix, counted once in `parameters`."""
     gated: bool = False
     """The hub asks for an account that accepted the licence."""
+    texts: str = "neutral"
+    """The text set whose words this model's vocabulary has."""
 
 
 class DatasetCard(_Card):
@@ -126,8 +136,20 @@ class BenchmarkCard(_Card):
     """Which published files can be used where the hub cannot be reached."""
 
 
-Card = ModelCard | DatasetCard | BenchmarkCard
-CardT = TypeVar("CardT", ModelCard, DatasetCard, BenchmarkCard)
+class TextsCard(_Card):
+    """A set of fixed, neutral texts, on which models are compared with one another."""
+
+    source: CardSource
+    field: str = "text"
+    """Column that holds the text."""
+    languages: tuple[str, ...]
+    num_texts: int = Field(gt=1)
+    tokens_per_text: float = Field(gt=0)
+    """Mean tokens of a text, the prefix token not counted."""
+
+
+Card = ModelCard | DatasetCard | BenchmarkCard | TextsCard
+CardT = TypeVar("CardT", ModelCard, DatasetCard, BenchmarkCard, TextsCard)
 
 
 def find_model(name: str) -> ModelCard:
@@ -156,22 +178,28 @@ def find_benchmark(name: str) -> BenchmarkCard:
     return _find("benchmarks", name, BenchmarkCard)
 
 
+def find_texts(name: str) -> TextsCard:
+    """Return the card of a text set; raises CatalogError for an unknown name."""
+    return _find("texts", name, TextsCard)
+
+
 def card_names(section: Section) -> list[str]:
     """Return all names of a section, sorted; parses every file."""
     return sorted({name for path in card_files() for name in _section(path, section)[0]})
 
 
 def card_files() -> list[Path]:
-    """Return the files that hold cards of models, datasets and benchmarks."""
+    """Return the files that hold cards of models, datasets, benchmarks and text sets."""
     return sorted(path for path in FOLDER.glob("*.yaml") if path.name != "devices.yaml")
 
 
 def iter_cards(path: Path) -> Iterator[Card]:
     """Parse every card of one file; raises StudyError with file:line for a wrong one."""
-    types: dict[Section, type[ModelCard | DatasetCard | BenchmarkCard]] = {
+    types: dict[Section, type[Card]] = {
         "models": ModelCard,
         "datasets": DatasetCard,
         "benchmarks": BenchmarkCard,
+        "texts": TextsCard,
     }
     for section, card_type in types.items():
         entries, lines = _section(path, section)
@@ -186,8 +214,8 @@ def _find(section: Section, name: str, card_type: type[CardT]) -> CardT:
             entries, lines = _section(path, section)
             if name in entries:
                 return validate(card_type, _named(name, entries[name]), lines, section, name)
-    kind = section.removesuffix("s")
-    raise CatalogError(f"{kind} {name!r} has no card; {did_you_mean(name, card_names(section))}")
+    names = did_you_mean(name, card_names(section))
+    raise CatalogError(f"{_KINDS[section]} {name!r} has no card; {names}")
 
 
 def _named(name: str, entry: object) -> object:

@@ -1,8 +1,8 @@
 """How are the files of the miniature world made again?
 
-In: a folder and, optionally, names. Out: under that folder `datasets/*.jsonl.gz`, `benchmarks/*`
-and `models/*`. Called with `ASSETS` it makes what is shipped: data to the byte, and models to the
-bit on one machine with one thread.
+In: a folder and, optionally, names. Out: under that folder `datasets/*.jsonl.gz`, `benchmarks/*`,
+`texts/*.jsonl.gz` and `models/*`. Called with `ASSETS` it makes what is shipped: data to the byte,
+and models to the bit on one machine with one thread.
 
 Weights are stored as float16, which moves scores by less than bfloat16 does and halves the size.
 """
@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sft_atlas.errors import CatalogError
-from sft_atlas.miniature import bases, instruct
+from sft_atlas.miniature import bases, instruct, texts
 from sft_atlas.miniature.recipe import RECIPES
 
 ASSETS = Path(__file__).parent / "assets"
@@ -28,7 +28,7 @@ def names() -> tuple[str, ...]:
     models = (spec.name for spec in RECIPES)
     datasets = (spec.name for spec in instruct.INSTRUCTION_SETS)
     benchmarks = (spec.name for spec in instruct.BENCHMARKS)
-    return tuple(dict.fromkeys((*models, *datasets, *benchmarks)))
+    return tuple(dict.fromkeys((*models, *datasets, *benchmarks, texts.NAME)))
 
 
 def build(
@@ -38,7 +38,7 @@ def build(
     num_steps: int | None = None,
     report: Callable[[str], None] = lambda _line: None,
 ) -> list[Path]:
-    """Write models, datasets and benchmarks under `out` and return the files, in order.
+    """Write models, datasets, benchmarks and texts under `out` and return the files, in order.
 
     A base takes about ten minutes on one core, all data a second. `num_steps` shortens pretraining
     for a trial. Raises `CatalogError` for an unknown name.
@@ -58,6 +58,8 @@ def build(
     for benchmark in instruct.BENCHMARKS:
         if is_wanted(benchmark.name):
             written.extend(write_benchmark(benchmark, out / "benchmarks"))
+    if is_wanted(texts.NAME):
+        written.append(write_lines(texts.draw_texts(), out / "texts" / f"{texts.NAME}.jsonl.gz"))
     report(f"miniature: {len(written)} data files")
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

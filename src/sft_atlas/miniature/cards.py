@@ -1,4 +1,4 @@
-"""What does the catalog say about the models, datasets and benchmarks of the miniature world?
+"""What does the catalog say about the models, the data and the texts of the miniature world?
 
 In: the recipes and specs, and the shipped weights for their parameter counts. Out: the text of
 `catalog/miniature.yaml`. The file is kept in the catalog as data like any other; a test compares it
@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from sft_atlas.miniature import instruct, recipe
+from sft_atlas.miniature import instruct, recipe, texts
 
 ASSETS = Path(__file__).parent / "assets"
 SOURCE = "miniature/assets"
@@ -31,6 +31,7 @@ def render_cards() -> str:
         "models": {spec.name: _card_of_model(spec) for spec in recipe.RECIPES},
         "datasets": {spec.name: _card_of_dataset(spec) for spec in instruct.INSTRUCTION_SETS},
         "benchmarks": {spec.name: _card_of_benchmark(spec) for spec in instruct.BENCHMARKS},
+        "texts": {texts.NAME: _card_of_texts()},
     }
     lines = ["# Generated from sft_atlas.miniature by render_cards; change the recipes, not this."]
     for section, cards in sections.items():
@@ -63,6 +64,7 @@ def _card_of_model(spec: recipe.BaseRecipe) -> Mapping[str, object]:
         "vocab_size": recipe.VOCAB_SIZE,
         "head_dim": recipe.HEAD_DIM,
         "tied_embeddings": True,
+        "texts": texts.NAME,
         "note": spec.note,
     }
 
@@ -111,6 +113,18 @@ def _card_of_benchmark(spec: instruct.Benchmark) -> Mapping[str, object]:
         "skill": spec.skill,
         "language": spec.language,
         "license": instruct.LICENCE,
+    }
+
+
+def _card_of_texts() -> Mapping[str, object]:
+    drawn = [row["text"] for row in texts.draw_texts()]
+    return {
+        "source": {"asset": f"{SOURCE}/texts/{texts.NAME}.jsonl.gz"},
+        "languages": ["a", "b"],
+        "license": instruct.LICENCE,
+        "num_texts": len(drawn),
+        "tokens_per_text": round(mean_words(drawn), 2),
+        "note": "Documents of the corpus from a random stream of their own, half in each language.",
     }
 
 
