@@ -17,8 +17,9 @@ from rich.console import Console
 
 from sft_atlas import api
 from sft_atlas.cli import benchmarks_page, pages, plan_page
-from sft_atlas.cli.progress import describe, run_view
+from sft_atlas.cli.progress import run_view
 from sft_atlas.errors import Error
+from sft_atlas.study.job import job_title
 
 app = typer.Typer(
     add_completion=True,
@@ -111,7 +112,7 @@ def run(
     terms = only or []
     if dry_run:
         selection = api.select(study, store=store, only=terms)
-        jobs = [describe(task.job) for task in selection.tasks]
+        jobs = [job_title(task.job) for task in selection.tasks]
         content = {"jobs": jobs, "failed_before": selection.num_failed_before}
         _print(content if as_json else jobs or "nothing to do")
         return

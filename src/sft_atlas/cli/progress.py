@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sft_atlas.execute.local import Event
 from sft_atlas.execute.schedule import Task
-from sft_atlas.study.job import EvaluateJob, GradeJob, Job, OverlapJob
+from sft_atlas.study.job import job_title
 
 
 @final
@@ -57,7 +57,7 @@ class RunView:
         took = f" {event.seconds:.1f} s" if event.seconds else ""
         left = self.seconds_left()
         eta = f" ({duration(left)} left)" if left and event.kind == "done" else ""
-        line = f"{count} {event.kind} {describe(task.job)}{took}{text}{eta}"
+        line = f"{count} {event.kind} {job_title(task.job)}{took}{text}{eta}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _update_bar(self) -> None:
@@ -90,23 +90,6 @@ def run_view(console: Console, chosen: Sequence[Task]) -> Iterator[Callable[[Eve
     with Progress(*columns, console=console, transient=True) as bar:
         bar_task = bar.add_task("jobs", total=len(tasks), note="starting")
         yield RunView(console=console, tasks=tasks, bar=bar, bar_task=bar_task).listen
-
-
-def describe(job: Job) -> str:
-    """Name a job in the study's words."""
-    if job.kind == "train":
-        run = job.trajectory
-        epochs = ",".join(map(str, job.keep_epochs))
-        return f"train {run.model.name} {run.data.name} {run.method.name} epochs {epochs}"
-    if isinstance(job, (EvaluateJob, GradeJob)):
-        run_of = job.cell.trajectory
-        what = (
-            f"{run_of.data.name} {run_of.method.name} epoch {job.cell.epoch}" if run_of else "base"
-        )
-        return f"{job.kind} {job.cell.model.name} {what}"
-    if isinstance(job, OverlapJob):
-        return f"overlap of {job.dataset.name} with {job.benchmark.name}"
-    return f"{job.kind} {job.dataset.name} for {job.model.name}"
 
 
 def duration(seconds: float) -> str:

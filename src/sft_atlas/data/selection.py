@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 
 from sft_atlas.data.items import load_items
 from sft_atlas.data.overlap import example_text, rows_without_overlap
+from sft_atlas.data.shapes import Example
 from sft_atlas.data.sources import LoadedRows, load_examples
 from sft_atlas.data.subsets import row_order
 from sft_atlas.study.spec import BenchmarkItems, DatasetSpec
@@ -46,9 +47,15 @@ def selected_texts(
     dataset: DatasetSpec, *, num_samples: int, subset_seed: int
 ) -> list[tuple[int, str]]:
     """Return (place in the seeded order, prompt and answer) of the first rows of that order."""
+    examples = selected_examples(dataset, num_samples=num_samples, subset_seed=subset_seed)
+    return [(place, example_text(example)) for place, example in enumerate(examples)]
+
+
+def selected_examples(dataset: DatasetSpec, *, num_samples: int, subset_seed: int) -> list[Example]:
+    """Return the first rows of a dataset's seeded order."""
     examples = load_selection(dataset).loaded.examples
     order = row_order(len(examples), subset_seed)[:num_samples].tolist()
-    return [(place, example_text(examples[i])) for place, i in enumerate(order)]
+    return [examples[i] for i in order]
 
 
 def item_texts(benchmark: BenchmarkItems) -> list[tuple[str, str]]:

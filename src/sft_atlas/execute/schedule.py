@@ -9,7 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from sft_atlas.study.job import EvaluateJob, GradeJob, Job, OverlapJob
+from sft_atlas.study.job import (
+    DescribeJob,
+    EvaluateJob,
+    GradeJob,
+    Job,
+    OverlapJob,
+    UpdatesJob,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +36,9 @@ def model_of(job: Job) -> str | None:
         return job.trajectory.model.fingerprint
     if isinstance(job, EvaluateJob):
         return job.cell.model.fingerprint
-    if isinstance(job, (GradeJob, OverlapJob)):
+    if isinstance(job, (GradeJob, OverlapJob, DescribeJob, UpdatesJob)):
         return None
-    return job.model.fingerprint
+    return None if job.model is None else job.model.fingerprint
 
 
 def choose(

@@ -11,9 +11,18 @@ from sft_atlas.execute.schedule import Task, blocked
 from sft_atlas.identity import payload
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
-from sft_atlas.study.job import Job, MeasureJob, OverlapJob, PrepareJob, TrainJob
+from sft_atlas.study.job import (
+    DescribeJob,
+    Job,
+    MeasureJob,
+    OverlapJob,
+    PrepareJob,
+    SimilarityJob,
+    TrainJob,
+    UpdatesJob,
+)
 from sft_atlas.study.missing import PlannedJob
-from sft_atlas.study.plan import Plan
+from sft_atlas.study.plan import JOB_KINDS, Plan
 
 FAILED: Final = "failed"
 """The word of `--only` that selects jobs which failed before."""
@@ -85,7 +94,7 @@ def _task(planned: PlannedJob) -> Task:
 def _check_terms(plan: Plan, only: Sequence[str]) -> None:
     """Refuse a word that names nothing of the study, whether or not work is missing."""
     study = plan.study
-    known = {FAILED, "train", "evaluate", "measure", "grade", "overlap"}
+    known = {FAILED, *JOB_KINDS} - {"prepare"}
     known |= {m.spec.name for m in study.models} | {d.spec.name for d in study.datasets}
     known |= {block.name for block in study.blocks} | {m.name for m in study.methods}
     known |= {t.trajectory.data.name for t in plan.trajectories}
@@ -108,8 +117,12 @@ def _words_by_job(plan: Plan) -> dict[str, set[str]]:
 
 
 def _words(job: Job, blocks: dict[str, tuple[str, ...]]) -> set[str]:
-    if isinstance(job, OverlapJob):
+    if isinstance(job, UpdatesJob):
+        return {job.kind, job.model.name}
+    if isinstance(job, (OverlapJob, DescribeJob)):
         return {job.kind, job.dataset.name}
+    if isinstance(job, SimilarityJob):
+        return {job.kind, job.dataset.name, *([job.model.name] if job.model else ())}
     if isinstance(job, (PrepareJob, MeasureJob)):
         return {job.kind, job.model.name, job.dataset.name}
     cells = job.cells if isinstance(job, TrainJob) else (job.cell,)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from sft_atlas.errors import StoreError
 from sft_atlas.identity import fingerprint
 from sft_atlas.store.outcomes import longest_outcome
+from sft_atlas.store.records import Record
 from sft_atlas.store.score_index import Wanted, load_scores
 from sft_atlas.store.score_items import ITEMS_NAME
 from sft_atlas.store.scored import group_rows, read_scored
@@ -47,6 +48,8 @@ class CellView:
     the base model: the report compares all cells of a study."""
     drift: list[dict[str, Any]]
     """Per layer: position in (0, 1), relative and RMS weight change."""
+    measures: dict[str, dict[str, Any]]
+    """By kind: what else was measured of it."""
 
 
 def view_cell(store: Store, prefix: str) -> CellView:
@@ -72,6 +75,7 @@ def view_cell(store: Store, prefix: str) -> CellView:
             curve=[],
             scores=scores,
             drift=[],
+            measures=_measures(store, key),
         )
     scores = _scores(store, key, names, record.spec)
     outcome, curve = _training(store, record.result["trajectory"], record.result["epoch"])
@@ -86,6 +90,7 @@ def view_cell(store: Store, prefix: str) -> CellView:
         curve=curve,
         scores=scores,
         drift=_drift(store, key),
+        measures=_measures(store, key),
     )
 
 
@@ -155,9 +160,24 @@ def _training(
 
 
 def _drift(store: Store, key: str) -> list[dict[str, Any]]:
-    folder = store.layout.drift(key)
-    if not store.has(folder):
+    folders = [folder for folder, record in _records(store, key) if _kind(record) == "drift"]
+    if not folders:
         return []
-    rows = pq.read_table(store.artifact(folder, "drift.parquet")).to_pylist()
+    rows = pq.read_table(store.artifact(folders[-1], "drift.parquet")).to_pylist()
     names = ("layer", "position", "relative", "rms")
-    return [{n: row[n] for n in names} for row in rows if row["kind"] == "total"]
+    is_layer = [row["kind"] == "total" for row in rows]
+    return [{n: row[n] for n in names} for row, total in zip(rows, is_layer, strict=True) if total]
+
+
+def _measures(store: Store, key: str) -> dict[str, dict[str, Any]]:
+    return {_kind(record): record.result for _, record in _records(store, key)}
+
+
+def _records(store: Store, key: str) -> list[tuple[Path, Record]]:
+    folders = [store.layout.measure(key, name) for name in list_names(store.layout.measures / key)]
+    records = [(folder, store.read(folder)) for folder in folders]
+    return sorted(records, key=lambda pair: (pair[1].schema, str(pair[0])))
+
+
+def _kind(record: Record) -> str:
+    return record.schema.partition("/")[0]

@@ -1,7 +1,7 @@
 """Say what became of every cell: done, running, failed and why, or missing.
 
 All of it is read from the store; nothing is remembered elsewhere. A cell is done when its weights,
-all its scores and, where wanted, its weight change are published.
+all its scores and all its measures are published.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Literal
 
 from sft_atlas.identity import fingerprint
 from sft_atlas.store.store import Store
+from sft_atlas.study.measure import CellMeasure
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec
 
 StateName = Literal["done", "running", "failed", "missing"]
@@ -40,7 +41,8 @@ class Wish:
     """Blocks that ask for it; none for a base model."""
     needs: frozenset[str] = frozenset()
     """Jobs that must be done before the cell can be trained."""
-    wants_drift: bool = True
+    measures: tuple[CellMeasure, ...] = ()
+    """What is measured of it."""
 
 
 def read_states(
@@ -55,11 +57,11 @@ def read_states(
         key = wish.cell.fingerprint
         is_trained = wish.cell.trajectory is None or key in found.trained
         num_scores = found.num_scores(key)
-        lacks_drift = wish.wants_drift and wish.cell.trajectory and key not in found.drift
+        is_measured = found.is_measured(key, wish.measures)
         jobs = (*job_names(wish.cell), *sorted(wish.needs))
         failure = next((job for job in jobs if job in failed), None)
         name: StateName = "missing"
-        if is_trained and num_scores == len(found.benchmarks) and not lacks_drift:
+        if is_trained and num_scores == len(found.benchmarks) and is_measured:
             name, failure = "done", None
         elif any(job in held for job in jobs):
             name, failure = "running", None
@@ -83,7 +85,7 @@ class _Found:
     store: Store
     trained: set[str]
     scored: set[str]
-    drift: set[str]
+    measured: set[str]
     benchmarks: set[str]
 
     @staticmethod
@@ -92,7 +94,7 @@ class _Found:
             store=store,
             trained=list_names(store.layout.cells),
             scored=list_names(store.layout.scores),
-            drift=list_names(store.layout.root / "drift"),
+            measured=list_names(store.layout.measures),
             benchmarks={benchmark.fingerprint for benchmark in benchmarks},
         )
 
@@ -100,6 +102,12 @@ class _Found:
         if cell not in self.scored:
             return 0
         return len(self.benchmarks & list_names(self.store.layout.scores / cell))
+
+    def is_measured(self, cell: str, measures: Sequence[CellMeasure]) -> bool:
+        if not measures or cell not in self.measured:
+            return not measures
+        wanted = {measure.fingerprint for measure in measures}
+        return wanted <= list_names(self.store.layout.measures / cell)
 
 
 def job_names(cell: CellSpec) -> tuple[str, ...]:

@@ -7,8 +7,20 @@ from typing import Any
 
 from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.store import Store
-from sft_atlas.study.job import EvaluateJob, MeasureJob, OverlapJob, TrainJob
+from sft_atlas.study.job import (
+    DescribeJob,
+    EvaluateJob,
+    MeasureJob,
+    OverlapJob,
+    SimilarityJob,
+    TrainJob,
+    UpdatesJob,
+    job_title,
+)
+from sft_atlas.study.measure import CellMeasure
 from sft_atlas.study.plan import Plan
+
+_CELLLESS = (MeasureJob, OverlapJob, DescribeJob, SimilarityJob, UpdatesJob)
 
 BASE_BLOCK = "base"
 """Stands for the base models, which belong to no block."""
@@ -29,10 +41,10 @@ class BlockStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A cell that could not be made, or a dataset that could not be measured, and why."""
+    """A cell that could not be made, or something that could not be measured, and why."""
 
     cell: str
-    """Fingerprint; empty for a dataset."""
+    """Fingerprint; empty for what is measured of no single cell."""
     description: str
     kind: str
     message: str
@@ -53,20 +65,20 @@ class Status:
 def wishes(plan: Plan) -> list[Wish]:
     """Return what a study wants of each of its cells; `plan` must be that of an empty store."""
     needs: dict[str, frozenset[str]] = defaultdict(frozenset)
-    drift: dict[str, bool] = {}
+    measures: dict[str, tuple[CellMeasure, ...]] = {}
     for planned in plan.jobs:
         if isinstance(planned.job, TrainJob):
             for cell in planned.job.cells:
                 needs[cell.fingerprint] |= planned.needs
-                drift[cell.fingerprint] = planned.job.measure_drift
+                measures[cell.fingerprint] = planned.job.measures_of(cell)
         elif isinstance(planned.job, EvaluateJob):
-            drift[planned.job.cell.fingerprint] = planned.job.measure_drift
+            measures[planned.job.cell.fingerprint] = planned.job.measures
     return [
         Wish(
             cell=item.cell,
             blocks=item.blocks,
             needs=needs[item.cell.fingerprint],
-            wants_drift=drift.get(item.cell.fingerprint, False),
+            measures=measures.get(item.cell.fingerprint, ()),
         )
         for item in [*plan.bases, *plan.cells]
     ]
@@ -106,16 +118,11 @@ def _failed_measures(plan: Plan, store: Store) -> list[Failure]:
     for planned in plan.jobs:
         job = planned.job
         record = store.find(store.layout.failure(job.fingerprint))
-        if record and isinstance(job, (MeasureJob, OverlapJob)):
-            beside = (
-                f"under {job.model.name}"
-                if isinstance(job, MeasureJob)
-                else f"with {job.benchmark.name}"
-            )
+        if record and isinstance(job, _CELLLESS):
             failures.append(
                 Failure(
                     cell="",
-                    description=f"{job.dataset.name} {beside}",
+                    description=job_title(job),
                     kind=record.result["kind"],
                     message=record.result["message"],
                 )

@@ -5,24 +5,48 @@ docs/records.md. Cells that are not done have a row and a state; scores that are
 null and a reason.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pandas as pd
-import pyarrow.parquet as pq
 
+from sft_atlas.store.measured import (
+    datasets_table,
+    descriptions_table,
+    find_measure,
+    forgetting_table,
+    similarities_table,
+    stack,
+    stacked_table,
+    updates_table,
+)
 from sft_atlas.store.outcomes import longest_outcome
 from sft_atlas.store.score_index import COLUMNS, Wanted, load_scores
 from sft_atlas.store.scored import GROUP_COLUMNS, group_rows, read_scored
 from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.status import wishes
 from sft_atlas.store.store import Store
-from sft_atlas.study.job import MeasureJob, OverlapJob
-from sft_atlas.study.plan import make_plan
-from sft_atlas.study.spec import BenchmarkSpec, CellSpec, ModelSpec
+from sft_atlas.store.vectors import Vectors, load_vectors
+from sft_atlas.study.job import (
+    DescribeJob,
+    MeasureJob,
+    OverlapJob,
+    SimilarityJob,
+    UpdatesJob,
+)
+from sft_atlas.study.measure import LikelihoodMeasure
+from sft_atlas.study.plan import Plan, make_plan
+from sft_atlas.study.spec import (
+    BenchmarkDefinition,
+    BenchmarkItems,
+    BenchmarkSpec,
+    CellSpec,
+    ModelSpec,
+)
 from sft_atlas.study.study import Study
+
+JobT = TypeVar("JobT", MeasureJob, OverlapJob, DescribeJob, SimilarityJob, UpdatesJob)
 
 LABELS = [
     "trajectory",
@@ -53,6 +77,9 @@ class Grid:
     benchmarks: Sequence[BenchmarkSpec]
     measures: Sequence[MeasureJob] = ()
     overlaps: Sequence[OverlapJob] = ()
+    descriptions: Sequence[DescribeJob] = ()
+    similarities: Sequence[SimilarityJob] = ()
+    updates: Sequence[UpdatesJob] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +91,15 @@ class Tables:
     drift: pd.DataFrame
     datasets: pd.DataFrame
     curves: pd.DataFrame
+    spectra: pd.DataFrame = field(default_factory=pd.DataFrame)
+    descriptions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    similarities: pd.DataFrame = field(default_factory=pd.DataFrame)
+    forgetting: pd.DataFrame = field(default_factory=pd.DataFrame)
+    representations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scans: pd.DataFrame = field(default_factory=pd.DataFrame)
+    updates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    vectors: Vectors | None = None
+    """Log-likelihoods of all cells on one text set; None where none was measured."""
 
 
 def grid_of(study: Study) -> Grid:
@@ -72,8 +108,11 @@ def grid_of(study: Study) -> Grid:
     return Grid(
         cells=wishes(planned),
         benchmarks=study.benchmark_specs,
-        measures=[p.job for p in planned.jobs if isinstance(p.job, MeasureJob)],
-        overlaps=[p.job for p in planned.jobs if isinstance(p.job, OverlapJob)],
+        measures=_jobs(planned, MeasureJob),
+        overlaps=_jobs(planned, OverlapJob),
+        descriptions=_jobs(planned, DescribeJob),
+        similarities=_jobs(planned, SimilarityJob),
+        updates=_jobs(planned, UpdatesJob),
     )
 
 
@@ -83,10 +122,46 @@ def load_tables(store: Store, grid: Grid) -> Tables:
     return Tables(
         cells=cells,
         scores=scores_table(store, grid, cells),
-        drift=drift_table(store, cells),
+        drift=stacked_table(store, grid.cells, "drift"),
         datasets=datasets_table(store, grid.measures),
         curves=curves_table(store, cells),
+        spectra=stacked_table(store, grid.cells, "spectra"),
+        descriptions=descriptions_table(store, grid.descriptions),
+        similarities=similarities_table(store, grid.similarities, _names_by_items(grid)),
+        forgetting=forgetting_table(store, grid.cells),
+        representations=stacked_table(store, grid.cells, "representations"),
+        scans=stacked_table(store, grid.cells, "scans"),
+        updates=updates_table(store, grid.updates),
+        vectors=likelihood_vectors(store, grid),
     )
+
+
+def likelihood_vectors(store: Store, grid: Grid) -> Vectors | None:
+    """Return the log-likelihoods of all cells that have them, or None."""
+    measures = [find_measure(wish.measures, "likelihood") for wish in grid.cells]
+    wanted = next((m for m in measures if isinstance(m, LikelihoodMeasure)), None)
+    if wanted is None:
+        return None
+    names = [
+        wish.cell.fingerprint
+        for wish, measure in zip(grid.cells, measures, strict=True)
+        if measure is not None
+    ]
+    vectors = load_vectors(store, names, wanted)
+    return vectors if vectors.cells else None
+
+
+def _jobs(plan: Plan, kind: type[JobT]) -> list[JobT]:
+    return [planned.job for planned in plan.jobs if isinstance(planned.job, kind)]
+
+
+def _names_by_items(grid: Grid) -> dict[str, Sequence[str]]:
+    names: dict[str, list[str]] = {}
+    for benchmark in grid.benchmarks:
+        if isinstance(benchmark.definition, BenchmarkDefinition):
+            items = BenchmarkItems(definition=benchmark.definition, items=benchmark.items)
+            names.setdefault(items.fingerprint, []).append(benchmark.name)
+    return {key: tuple(found) for key, found in names.items()}
 
 
 def cells_table(store: Store, grid: Grid) -> pd.DataFrame:
@@ -154,30 +229,12 @@ def groups_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:
     return table.merge(cells[["cell", *LABELS]], on="cell")
 
 
-def drift_table(store: Store, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per cell and weight matrix: how far it moved from the base."""
-    trained = cells[cells["is_trained"] & (cells["epoch"] > 0)]["cell"]
-    folders = {cell: store.layout.drift(cell) for cell in trained}
-    return _stack(store, folders, "drift.parquet", "cell")
-
-
 def curves_table(store: Store, cells: pd.DataFrame) -> pd.DataFrame:
     """Return one row per trajectory and optimizer step."""
     trajectories = cells[cells["epoch"] > 0]["trajectory"].unique()
     outcomes = {key: longest_outcome(store, key) for key in trajectories}
     folders = {key: folder for key, folder in outcomes.items() if folder}
-    return _stack(store, folders, "metrics.parquet", "trajectory")
-
-
-def datasets_table(store: Store, measures: Iterable[MeasureJob]) -> pd.DataFrame:
-    """Return one row per base model and dataset: summed negative log-likelihoods and lengths."""
-    rows = []
-    for job in measures:
-        record = store.find(store.layout.dataset(job.fingerprint))
-        if record:
-            facts = {"model": job.model.name, "data": job.dataset.name, "samples": job.num_samples}
-            rows.append(facts | {"data_group": job.dataset.group} | record.result)
-    return pd.DataFrame(rows)
+    return stack(store, folders, "metrics.parquet", "trajectory")
 
 
 def base_of(model: ModelSpec) -> CellSpec:
@@ -220,13 +277,3 @@ def _state_columns(state: CellState) -> dict[str, Any]:
         "failure_kind": state.failure_kind,
         "failure_message": state.failure_message,
     }
-
-
-def _stack(store: Store, folders: dict[str, Path], file_name: str, key: str) -> pd.DataFrame:
-    frames = []
-    for name, folder in folders.items():
-        if store.has(folder):
-            frame = pq.read_table(store.artifact(folder, file_name)).to_pandas()
-            frame.insert(0, key, name)
-            frames.append(frame)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -14,21 +14,24 @@ from sft_atlas.catalog.devices import find_device
 from sft_atlas.study.asking import HERE, Machine, Reading, Way, asking_seconds, reading_seconds
 from sft_atlas.study.assumption import NOTHING, Range, Scenario, scenarios
 from sft_atlas.study.job import (
+    DescribeJob,
     EvaluateJob,
     GradeJob,
     Job,
     MeasureJob,
     OverlapJob,
     PrepareJob,
+    SimilarityJob,
     TrainJob,
+    UpdatesJob,
 )
+from sft_atlas.study.measure_cost import MeasureCost
 from sft_atlas.study.model_folder import sized_card
 from sft_atlas.study.passes import MICRO_BATCH_TOKENS
-from sft_atlas.study.questions import questions_of
+from sft_atlas.study.questions import Questions, questions_of
 from sft_atlas.study.shape import adapter_weights, attention_flops, matmul_weights
 from sft_atlas.study.spec import (
     BenchmarkSpec,
-    CellSpec,
     DatasetSpec,
     DataSpec,
     MethodSpec,
@@ -78,27 +81,30 @@ class CostModel:
         self._known: dict[tuple[object, ...], Range] = {}
         self._data_tokens: dict[str, float] = {}
         self._train_jobs: dict[tuple[object, ...], JobCost] = {}
+        self.measures = MeasureCost(self)
 
     def job(self, job: Job) -> JobCost:
-        """Return what a job costs; grading and looking for overlap need no device."""
+        """Return what a job costs; what needs no device has no device seconds."""
         if isinstance(job, (GradeJob, OverlapJob)):
             return JobCost()
+        if isinstance(job, (DescribeJob, SimilarityJob, UpdatesJob)):
+            return JobCost(measure=self.measures.job(job))
         if isinstance(job, PrepareJob):
-            return JobCost(prepare=self._once(("prepare", job.num_samples), _prepare, job))
+            return JobCost(prepare=self.once(("prepare", job.num_samples), _prepare, job))
         if isinstance(job, MeasureJob):
             about = ("measure", job.model.name, job.dataset.name, job.num_samples)
-            return JobCost(measure=self._once(about, self._measure, job))
+            return JobCost(measure=self.once(about, self._measure, job))
         if isinstance(job, EvaluateJob):
-            drift = self.drift(job.cell) if _measures_drift(job) else NOTHING
+            measure = self.measures.cell(job.cell, job.measures)
             scores = self.scores(job.cell.model, job.benchmarks)
-            return JobCost(evaluate=scores.plus(self.loading(job.cell.model)), measure=drift)
+            return JobCost(evaluate=scores.plus(self.loading(job.cell.model)), measure=measure)
         run = job.trajectory
         key: tuple[object, ...] = (
             run.model.name,
             run.data.canonical,
             run.method.name,
             job.keep_epochs,
-            job.measure_drift,
+            *(measure.fingerprint for measure in (*job.measures, *job.last_measures)),
             *(benchmark.fingerprint for benchmark in job.benchmarks),
         )
         if key not in self._train_jobs:
@@ -107,23 +113,25 @@ class CostModel:
 
     def _train_job(self, job: TrainJob) -> JobCost:
         model, count = job.trajectory.model, len(job.keep_epochs)
-        drift = self.drift(job.cells[0]) if job.measure_drift else NOTHING
+        measure = NOTHING
+        for cell in job.cells:
+            measure = measure.plus(self.measures.cell(cell, job.measures_of(cell)))
         return JobCost(
             train=self.training(job.trajectory, job.keep_epochs[-1], count),
             evaluate=self.scores(model, job.benchmarks).times(count),
-            measure=drift.times(count),
+            measure=measure,
         )
 
     def training(self, trajectory: TrajectorySpec, epochs: int, num_kept: int) -> Range:
         """Return the seconds of a run of some epochs, of which a number is published."""
         run = trajectory
         key = ("train", run.model.name, run.data.canonical, run.method.name, epochs, num_kept)
-        return self._once(key, self._training, run, epochs, num_kept)
+        return self.once(key, self._training, run, epochs, num_kept)
 
     def scores(self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...]) -> Range:
         """Return the seconds of scoring one cell on benchmarks."""
         key = ("scores", model.name, *(b.fingerprint for b in benchmarks))
-        return self._once(key, self._scores, model, benchmarks)
+        return self.once(key, self._scores, model, benchmarks)
 
     def answers(
         self,
@@ -136,7 +144,7 @@ class CostModel:
         """Return the seconds of one benchmark on one cell, also where it cannot be scored yet."""
         merged = replace(way, merges_adapters=True)
         key = ("answers", model.name, benchmark.name, merged)
-        seconds = self._once(key, self._answers, model, benchmark, merged)
+        seconds = self.once(key, self._answers, model, benchmark, merged)
         if way.merges_adapters or not is_adapter:
             return seconds
         pairs = zip(seconds, scenarios(), strict=True)
@@ -144,13 +152,12 @@ class CostModel:
 
     def loading(self, model: ModelSpec) -> Range:
         """Return the seconds of beginning a job and bringing a base model into memory."""
-        return self._once(("load", model.name), self._load, model)
+        return self.once(("load", model.name), self._load, model)
 
-    def drift(self, cell: CellSpec) -> Range:
-        """Return the seconds of measuring one cell's weight change."""
-        assert cell.trajectory is not None
-        method = cell.trajectory.method
-        return self._once(("drift", cell.model.name, method.name), self._drift, cell.model, method)
+    def questions(self, benchmark: StudyBenchmark) -> Questions:
+        """Return how much a scorable benchmark asks."""
+        assert benchmark.spec is not None
+        return self._questions[benchmark.spec.fingerprint]
 
     def card(self, model: ModelSpec) -> ModelCard:
         """Return a model's card, or a guess of `UNKNOWN_PARAMETERS` weights."""
@@ -186,9 +193,10 @@ class CostModel:
         is_half = method.lora is None and self.study.precision == "bfloat16"
         return self.trained_weights(model, method) * (2 if is_half else 4)
 
-    def _once(
+    def once(
         self, key: tuple[object, ...], seconds: Callable[..., float], *subject: object
     ) -> Range:
+        """Return what a function gives in each scenario; equal keys are computed once."""
         if key not in self._known:
             values = (seconds(*subject, scenario) for scenario in scenarios())
             self._known[key] = Range(*values)
@@ -238,13 +246,6 @@ class CostModel:
         scoring = reading_seconds(reading, self.card(job.model), machine, scenario)
         return scoring + self._load(job.model, scenario)
 
-    def _drift(self, model: ModelSpec, method: MethodSpec, scenario: Scenario) -> float:
-        # Both weights are read in float32, and their difference is written and read again.
-        moved = 16 * self.trained_weights(model, method)
-        traffic = moved / (self.device.bandwidth * scenario.bandwidth_fraction)
-        issue = 8 * self.card(model).layers * self.device.forward_layer_seconds
-        return self.machine.overlapped(traffic, issue * scenario.layer_factor)
-
     def _load(self, model: ModelSpec, scenario: Scenario) -> float:
         num_bytes = 2 * self.card(model).parameters
         return scenario.job_seconds + num_bytes / scenario.load_bytes_per_second
@@ -255,10 +256,6 @@ def default_device(study: Study) -> str:
     cards = [model.card for model in study.models]
     is_small = all(card is not None and card.parameters < _SMALL_MODEL for card in cards)
     return "cpu-core" if is_small else "h100"
-
-
-def _measures_drift(job: EvaluateJob) -> bool:
-    return job.measure_drift and job.cell.trajectory is not None
 
 
 def _prepare(job: PrepareJob, scenario: Scenario) -> float:

@@ -39,6 +39,11 @@ class Draft:
                 draft.cell_blocks[cell].append(item.block)
         return draft
 
+    def is_last(self, cell: CellSpec) -> bool:
+        """Tell whether a cell is the last kept epoch of its trajectory."""
+        trajectory = cell.trajectory
+        return trajectory is not None and cell.epoch == max(self.epochs[trajectory.fingerprint])
+
     @property
     def bases(self) -> list[CellSpec]:
         """The base models that are trained, as cells."""

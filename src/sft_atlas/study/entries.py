@@ -50,7 +50,7 @@ def resolve_model(entry: ModelEntry, folder: Path, where: str) -> StudyModel:
         card = _card(find_model, entry.name, where)
         source = source_from_card(card.source)
     else:
-        source = _entry_source(entry, folder, where)
+        source = entry_source(entry, folder, where)
         if source.path is not None:
             card = card_from_folder(source.path, entry.name)
         elif source.hub is not None:
@@ -76,7 +76,7 @@ def resolve_dataset(entry: DatasetEntry, folder: Path, where: str) -> StudyDatas
             key = sorted(given)[0]
             raise StudyError(f"{where}: {key} belongs to a hub dataset; add hub, or remove {key}.")
     else:
-        source = _entry_source(entry, folder, where)
+        source = entry_source(entry, folder, where)
     base = card or _card_from_entry(entry)
     facts = {key: value for key, value in entry.model_dump().items() if value is not None}
     merged = base.model_copy(update={k: v for k, v in facts.items() if k in _DATASET_FACTS})
@@ -273,7 +273,8 @@ def _card(find: Any, name: str, where: str) -> Any:
         raise StudyError(f"{where}: {error}") from error
 
 
-def _entry_source(entry: SourceEntry, folder: Path, where: str) -> Source:
+def entry_source(entry: SourceEntry, folder: Path, where: str) -> Source:
+    """Return where an entry's files are; raises StudyError for a path that does not exist."""
     if entry.path is not None:
         path = (folder / Path(entry.path).expanduser()).resolve()
         if not path.exists():

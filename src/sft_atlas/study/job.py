@@ -210,5 +210,30 @@ Job = (
     | UpdatesJob
 )
 
+
+def job_title(job: Job) -> str:
+    """Name a job in the study's words."""
+    if isinstance(job, TrainJob):
+        run = job.trajectory
+        epochs = ",".join(map(str, job.keep_epochs))
+        return f"train {run.model.name} {run.data.name} {run.method.name} epochs {epochs}"
+    if isinstance(job, (EvaluateJob, GradeJob)):
+        run_of = job.cell.trajectory
+        what = (
+            f"{run_of.data.name} {run_of.method.name} epoch {job.cell.epoch}" if run_of else "base"
+        )
+        return f"{job.kind} {job.cell.model.name} {what}"
+    if isinstance(job, OverlapJob):
+        return f"overlap of {job.dataset.name} with {job.benchmark.name}"
+    if isinstance(job, DescribeJob):
+        return f"describe {job.dataset.name}"
+    if isinstance(job, SimilarityJob):
+        beside = f" of {job.model.name}" if job.model else ""
+        return f"similarity of {job.dataset.name} by {job.pairs[0].embedder.name}{beside}"
+    if isinstance(job, UpdatesJob):
+        return f"updates of {len(job.cells)} cells of {job.model.name}"
+    return f"{job.kind} {job.dataset.name} for {job.model.name}"
+
+
 JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 """Reads and writes jobs as JSON: `JOB.dump_json(job)`, `JOB.validate_json(text)`."""

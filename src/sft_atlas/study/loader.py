@@ -20,6 +20,7 @@ from sft_atlas.study.entries import (
     schedule_from_entry,
 )
 from sft_atlas.study.grid import MAX_CELLS, check_size, data_choices, is_excluded
+from sft_atlas.study.measured import resolve_measures
 from sft_atlas.study.schema import (
     BlockEntry,
     DatasetEntry,
@@ -30,7 +31,6 @@ from sft_atlas.study.spec import DatasetSpec, ScheduleSpec, distinct_items
 from sft_atlas.study.study import (
     Block,
     Exclusion,
-    Measures,
     Mixture,
     Published,
     Study,
@@ -116,6 +116,8 @@ def _resolve(file: StudyFile, lines: Lines) -> Study:
             "method 'base' has the name that base models stand under; rename it", "methods", _BASE
         )
     mixtures = tuple(_mixture(name, weights, names) for name, weights in file.mixtures.items())
+    specs = [benchmark.spec for benchmark in benchmarks if benchmark.spec is not None]
+    measured = resolve_measures(file, models=models, benchmarks=specs, lines=lines)
     return Study(
         name=file.study,
         path=lines.path.absolute(),
@@ -130,7 +132,8 @@ def _resolve(file: StudyFile, lines: Lines) -> Study:
         methods=tuple(method_from_entry(name, entry) for name, entry in file.methods.items()),
         mixtures=mixtures,
         blocks=tuple(_block(name, entry, names, mixtures) for name, entry in file.blocks.items()),
-        measures=Measures(**file.measures.model_dump()),
+        measures=measured.measures,
+        texts=measured.texts,
         keep_checkpoints=file.keep_checkpoints,
         judge=file.judge,
         published=tuple(Published(**entry.model_dump()) for entry in file.published),

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from sft_atlas.study.cost import CostModel, JobCost
 from sft_atlas.study.draft import Draft
 from sft_atlas.study.job import (
+    DescribeJob,
     EvaluateJob,
     GradeJob,
     Job,
     MeasureJob,
     OverlapJob,
     PrepareJob,
+    SimilarityJob,
     TrainJob,
+    UpdatesJob,
 )
+from sft_atlas.study.measure import CellMeasure, SimilaritySpec
 from sft_atlas.study.spec import (
     BenchmarkSpec,
     CellSpec,
@@ -43,8 +47,14 @@ class Inventory:
     """Overlap jobs that are done."""
     datasets: frozenset[str] = frozenset()
     """Measure jobs that are done."""
-    drift: frozenset[str] = frozenset()
-    """Cells whose weight change is measured."""
+    descriptions: frozenset[str] = frozenset()
+    """Describe jobs that are done."""
+    similarities: frozenset[str] = frozenset()
+    """Compared pairs of a dataset and a benchmark."""
+    updates: frozenset[str] = frozenset()
+    """Updates jobs that are done."""
+    measured: frozenset[tuple[str, str]] = frozenset()
+    """(cell, measure) pairs that are measured; base models are cells too."""
     outcomes: frozenset[tuple[str, int]] = frozenset()
     """(trajectory, last epoch) of published training runs."""
 
@@ -78,7 +88,11 @@ class MissingJobs:
         grade = self._grade_jobs([planned.job for planned in (*train, *evaluate)])
         overlap = self._overlap_jobs()
         prepare = [PlannedJob(job=job, cost=self._cost.job(job)) for job in self._wanted.values()]
-        return [*prepare, *measure, *train, *evaluate, *grade, *overlap]
+        describe = self._describe_jobs()
+        similarity = self._similarity_jobs()
+        updates = self._updates_jobs([planned.job for planned in train])
+        texts = [*overlap, *describe, *similarity]
+        return [*prepare, *measure, *train, *evaluate, *grade, *texts, *updates]
 
     def _train_jobs(self) -> list[PlannedJob]:
         found = []
@@ -91,7 +105,8 @@ class MissingJobs:
                 trajectory=trajectory,
                 keep_epochs=tuple(sorted(self._draft.epochs[name])),
                 benchmarks=self._study.benchmark_specs,
-                measure_drift=self._study.measures.drift,
+                measures=self._study.measures.every,
+                last_measures=self._study.measures.last,
                 keep_checkpoint=self._study.keep_checkpoints,
             )
             is_recorded = longest[name] >= job.keep_epochs[-1]
@@ -111,24 +126,24 @@ class MissingJobs:
         return self._needed[key]
 
     def _evaluate_jobs(self) -> list[PlannedJob]:
-        """Score base models, and stored cells that lack a score or their drift."""
+        """Score and measure base models, and stored cells that lack something."""
         found = []
-        stored = self._inventory
-        bases = self._draft.bases
-        kept = (cell for name, cell in self._draft.cells.items() if name in stored.cells)
-        for cell in (*bases, *kept):
+        stored, wanted = self._inventory, self._study.measures
+        bases = [(cell, wanted.of_base) for cell in self._draft.bases]
+        kept = [
+            (cell, wanted.of_cell(is_last=self._draft.is_last(cell)))
+            for name, cell in self._draft.cells.items()
+            if name in stored.cells
+        ]
+        for cell, measures in (*bases, *kept):
             benchmarks = tuple(
                 b
                 for b in missing_benchmarks(cell, self._study.benchmark_specs, stored)
                 if (cell.fingerprint, b.fingerprint) not in stored.answers
             )
-            wants_drift = (
-                self._study.measures.drift
-                and cell.trajectory is not None
-                and cell.fingerprint not in stored.drift
-            )
-            if benchmarks or wants_drift:
-                job = EvaluateJob(cell=cell, benchmarks=benchmarks, measure_drift=wants_drift)
+            lacking = missing_measures(cell, measures, stored)
+            if benchmarks or lacking:
+                job = EvaluateJob(cell=cell, benchmarks=benchmarks, measures=lacking)
                 found.append(PlannedJob(job=job, cost=self._cost.job(job)))
         return found
 
@@ -158,11 +173,6 @@ class MissingJobs:
     def _overlap_jobs(self) -> list[PlannedJob]:
         if not self._study.measures.overlap:
             return []
-        largest: dict[str, PrepareJob] = {}
-        for prepare in self._prepare.values():
-            known = largest.get(prepare.dataset.name)
-            if known is None or known.num_samples < prepare.num_samples:
-                largest[prepare.dataset.name] = prepare
         jobs = [
             OverlapJob(
                 dataset=prepare.dataset,
@@ -170,7 +180,7 @@ class MissingJobs:
                 subset_seed=prepare.subset_seed,
                 benchmark=items,
             )
-            for prepare in largest.values()
+            for prepare in self._largest_uses()
             for items in distinct_items(self._study.benchmark_specs)
         ]
         return [
@@ -179,16 +189,92 @@ class MissingJobs:
             if job.fingerprint not in self._inventory.overlaps
         ]
 
+    def _describe_jobs(self) -> list[PlannedJob]:
+        if not self._study.measures.description:
+            return []
+        jobs = [
+            DescribeJob(
+                dataset=use.dataset, num_samples=use.num_samples, subset_seed=use.subset_seed
+            )
+            for use in self._largest_uses()
+        ]
+        return [
+            PlannedJob(job=job, cost=self._cost.job(job))
+            for job in jobs
+            if job.fingerprint not in self._inventory.descriptions
+        ]
+
+    def _similarity_jobs(self) -> list[PlannedJob]:
+        benchmarks = distinct_items(self._study.benchmark_specs)
+        found = []
+        for embedder in self._study.measures.embedders:
+            is_hidden = embedder.kind == "hidden"
+            uses = list(self._prepare.values()) if is_hidden else self._largest_uses()
+            for use in uses:
+                pairs = tuple(
+                    SimilaritySpec(
+                        dataset=use.dataset,
+                        num_samples=min(use.num_samples, self._num_measured),
+                        subset_seed=use.subset_seed,
+                        benchmark=items,
+                        embedder=embedder,
+                        model=use.model if is_hidden else None,
+                    )
+                    for items in benchmarks
+                )
+                lacking = tuple(
+                    pair for pair in pairs if pair.fingerprint not in self._inventory.similarities
+                )
+                if lacking:
+                    job = SimilarityJob(pairs=lacking)
+                    found.append(PlannedJob(job=job, cost=self._cost.job(job)))
+        return found
+
+    def _updates_jobs(self, train: Iterable[Job]) -> list[PlannedJob]:
+        """Compare the last kept epochs of each base model, once they are all there."""
+        if not self._study.measures.updates:
+            return []
+        makers = {
+            cell.fingerprint: job.fingerprint
+            for job in train
+            if isinstance(job, TrainJob)
+            for cell in job.cells
+        }
+        by_model: dict[str, list[CellSpec]] = defaultdict(list)
+        for cell in self._draft.cells.values():
+            if self._draft.is_last(cell):
+                by_model[cell.model.fingerprint].append(cell)
+        found = []
+        for cells in by_model.values():
+            job = UpdatesJob(cells=tuple(cells))
+            if len(cells) > 1 and job.fingerprint not in self._inventory.updates:
+                names = {cell.fingerprint for cell in cells}
+                needs = frozenset(makers[name] for name in names & makers.keys())
+                found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
+        return found
+
+    def _largest_uses(self) -> list[PrepareJob]:
+        """Return the largest use of each dataset, under whichever model."""
+        largest: dict[str, PrepareJob] = {}
+        for prepare in self._prepare.values():
+            known = largest.get(prepare.dataset.name)
+            if known is None or known.num_samples < prepare.num_samples:
+                largest[prepare.dataset.name] = prepare
+        return list(largest.values())
+
+    @property
+    def _num_measured(self) -> int:
+        return self._study.measures.dataset_samples or _MEASURED_SAMPLES
+
     def _measure_jobs(self) -> list[PlannedJob]:
         if not self._study.measures.dataset:
             return []
         found = []
-        wanted = self._study.measures.dataset_samples or _MEASURED_SAMPLES
         for prepare in self._prepare.values():
             job = MeasureJob(
                 model=prepare.model,
                 dataset=prepare.dataset,
-                num_samples=min(wanted, prepare.num_samples),
+                num_samples=min(self._num_measured, prepare.num_samples),
                 subset_seed=prepare.subset_seed,
                 template=prepare.template,
                 max_tokens=prepare.max_tokens,
@@ -210,6 +296,14 @@ def missing_benchmarks(
     """Return the benchmarks on which a cell has no score yet."""
     name = cell.fingerprint
     return tuple(b for b in benchmarks if (name, b.fingerprint) not in inventory.scores)
+
+
+def missing_measures(
+    cell: CellSpec, measures: Iterable[CellMeasure], inventory: Inventory
+) -> tuple[CellMeasure, ...]:
+    """Return the measures that a cell lacks."""
+    name = cell.fingerprint
+    return tuple(m for m in measures if (name, m.fingerprint) not in inventory.measured)
 
 
 def _prepare_jobs(study: Study, draft: Draft) -> dict[tuple[str, str], PrepareJob]:

@@ -13,11 +13,20 @@ from functools import cached_property
 from sft_atlas.study.budget import PlanCost, total_cost
 from sft_atlas.study.cost import CostModel, default_device
 from sft_atlas.study.draft import Draft
-from sft_atlas.study.missing import Inventory, MissingJobs, PlannedJob, missing_benchmarks
+from sft_atlas.study.missing import (
+    Inventory,
+    MissingJobs,
+    PlannedJob,
+    missing_benchmarks,
+    missing_measures,
+)
 from sft_atlas.study.spec import CellSpec, TrajectorySpec
 from sft_atlas.study.study import Study
 
-JOB_KINDS = ("prepare", "measure", "train", "evaluate", "grade", "overlap")
+JOB_KINDS = (
+    *("prepare", "measure", "train", "evaluate", "grade"),
+    *("overlap", "describe", "similarity", "updates"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +38,7 @@ class PlannedCell:
     is_trained: bool
     """Its weights are published."""
     is_done: bool
-    """Its weights, all its scores and, where wanted, its drift are published."""
+    """Its weights, all its scores and all its measures are published."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,19 +162,21 @@ def _states(
     cells = []
     for name, cell in draft.cells.items():
         is_trained = name in inventory.cells
-        has_drift = name in inventory.drift or not study.measures.drift
+        wanted = study.measures.of_cell(is_last=draft.is_last(cell))
+        is_measured = not missing_measures(cell, wanted, inventory)
         cells.append(
             PlannedCell(
                 cell=cell,
                 blocks=tuple(draft.cell_blocks[name]),
                 is_trained=is_trained,
-                is_done=is_trained and has_drift and is_scored(cell),
+                is_done=is_trained and is_measured and is_scored(cell),
             )
         )
-    bases = [
-        PlannedCell(cell=cell, blocks=(), is_trained=True, is_done=is_scored(cell))
-        for cell in draft.bases
-    ]
+    bases = []
+    for cell in draft.bases:
+        is_measured = not missing_measures(cell, study.measures.of_base, inventory)
+        is_done = is_measured and is_scored(cell)
+        bases.append(PlannedCell(cell=cell, blocks=(), is_trained=True, is_done=is_done))
     return tuple(cells), tuple(bases)
 
 

@@ -227,17 +227,78 @@ class BlockEntry(Section):
     """Combinations to leave out."""
 
 
+class TextsEntry(SourceEntry):
+    """Texts of one's own that models read: a JSONL, Parquet, CSV or text file."""
+
+    name: Name
+    """Name in tables."""
+    field: str = "text"
+    """Column that holds the text."""
+    limit: int | None = Field(default=500, ge=2, le=10**6)
+    """Use only so many texts, in a seeded order; null uses all."""
+    max_bytes: int = Field(default=1024, ge=16, le=10**6)
+    """Longer texts are cut here, at the start of a character."""
+
+
+class EmbedderEntry(SourceEntry):
+    """A sentence-transformers model that turns texts into vectors."""
+
+    name: Name
+    """Name in tables."""
+
+
+TextsItem = Annotated[
+    Annotated[Name, Tag("plain")] | Annotated[TextsEntry, Tag("mapping")], Discriminator(_kind_of)
+]
+EmbedderItem = Annotated[
+    Annotated[Literal["words", "hidden"], Tag("plain")] | Annotated[EmbedderEntry, Tag("mapping")],
+    Discriminator(_kind_of),
+]
+Kept = bool | Literal["every", "last"]
+"""Of which kept epochs: all, the last of each training run, or (false) none; true is all."""
+
+
 class MeasuresEntry(Section):
-    """What is measured beside scores."""
+    """What is measured beside scores.
+
+    What a cell is measured by is `every` (kept epoch), `last` (kept epoch of a training run) or
+    `false`; `true` is `every`.
+    """
 
     dataset: bool = True
     """Likelihood of each training set under each base model that is trained on it."""
-    drift: bool = True
-    """Weight change of each cell by layer."""
-    overlap: bool = True
-    """Training rows that hold items of the benchmarks."""
     dataset_samples: int | None = Field(default=None, gt=0, le=10**9)
     """Samples for `dataset`; left out, as many as are trained on, at most 1,000."""
+    description: bool = True
+    """Lengths, duplicates, diversity and languages of each training set."""
+    overlap: bool = True
+    """Training rows that hold items of the benchmarks."""
+    similarity: tuple[EmbedderItem, ...] = ("words",)
+    """Embedders that compare training sets with benchmarks: `words`, `hidden`, or mappings."""
+    drift: Kept = True
+    """Weight change by matrix and layer: norms, and the share of weights that did not move."""
+    spectrum: Kept = False
+    """Singular values of weight changes and intruder dimensions; dear for large models."""
+    updates: bool = False
+    """Cosine between the weight changes of a base model's cells, of their last kept epochs."""
+    likelihoods: Kept = True
+    """Log-likelihood of benchmark questions: what the map of all models is made of."""
+    likelihood_items: int = Field(default=150, ge=1, le=10**6)
+    """Questions of each benchmark for `likelihoods`."""
+    forgetting: Kept = True
+    """How far the model moved from its base on neutral text."""
+    representations: Kept = "last"
+    """Intrinsic dimension of hidden states by layer, and how like the base's they are."""
+    texts: TextsItem | None = None
+    """Neutral texts for `forgetting` and `representations`: the name of a card, or a mapping."""
+
+    @model_validator(mode="after")
+    def _compares_once(self) -> "MeasuresEntry":
+        names = [item if isinstance(item, str) else item.name for item in self.similarity]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"similarity lists {twice[0]!r} twice; list it once")
+        return self
 
 
 class PublishedEntry(Section):

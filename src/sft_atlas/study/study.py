@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from sft_atlas.catalog.cards import BenchmarkCard, DatasetCard, ModelCard
+from sft_atlas.catalog.cards import BenchmarkCard, DatasetCard, ModelCard, TextsCard
 from sft_atlas.study.benchmark_entry import JudgeEntry
+from sft_atlas.study.measure import Measures
 from sft_atlas.study.spec import (
     BenchmarkSpec,
     DatasetSpec,
@@ -102,20 +103,6 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
-    """What is measured beside scores."""
-
-    dataset: bool = True
-    """Likelihood of each training set under each base model that is trained on it."""
-    drift: bool = True
-    """Weight change of each cell by layer."""
-    overlap: bool = True
-    """Training rows that hold items of the benchmarks."""
-    dataset_samples: int | None = None
-    """Samples for `dataset`; None: as many as the study trains on, at most 1,000."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Published:
     """A figure that others published, beside the plan's estimate."""
 
@@ -147,6 +134,8 @@ class Study:
     judge: JudgeEntry | None = None
     """Where the judge is reached, and what it may cost."""
     published: tuple[Published, ...] = ()
+    texts: TextsCard | None = None
+    """Facts of the neutral texts, for the cost; None for a file of one's own."""
 
     @cached_property
     def benchmark_specs(self) -> tuple[BenchmarkSpec, ...]:

@@ -1,0 +1,327 @@
+"""Hold what a worker process keeps between jobs, and do one job with it.
+
+A base model and tokenizers stay in memory; whatever a job leaves behind is published in the store.
+Beside `modelless` and `measuring` this is the only module that knows the stages.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TextIO, assert_never, final
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sft_atlas.data.batches import TrainingRows
+from sft_atlas.data.encoding import load_tokenizer
+from sft_atlas.data.prepared import PreparedRows, prepare
+from sft_atlas.errors import (
+    DataError,
+    OutOfMemoryError,
+    StudyError,
+)
+from sft_atlas.evaluate.canary import Probe, check_cell, check_golden, probe_model
+from sft_atlas.evaluate.evaluate import evaluate_cell
+from sft_atlas.execute.measuring import lacks_measures, measure_base, measure_cell
+from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
+from sft_atlas.execute.placement import Placement
+from sft_atlas.execute.texts import compare_texts
+from sft_atlas.measure.dataset import measure_dataset
+from sft_atlas.model.load import BaseModel, load_base, load_cell
+from sft_atlas.store.outcomes import outcome_folder
+from sft_atlas.store.store import Store
+from sft_atlas.study.job import (
+    DescribeJob,
+    EvaluateJob,
+    GradeJob,
+    Job,
+    MeasureJob,
+    OverlapJob,
+    PrepareJob,
+    SimilarityJob,
+    TrainJob,
+    UpdatesJob,
+)
+from sft_atlas.study.measure import CellMeasure
+from sft_atlas.study.spec import BenchmarkSpec, CellSpec, DatasetSpec, ModelSpec
+from sft_atlas.train.loop import (
+    Observers,
+    StopRequested,
+    TrainPlacement,
+    train,
+)
+
+MIN_MICRO_BATCH_TOKENS: Final = 256
+
+
+@final
+@dataclass(kw_only=True)
+class Worker:
+    """What a worker process holds between jobs."""
+
+    store: Store
+    placement: Placement
+    events: TextIO
+    started: float = field(default_factory=time.time)
+    should_stop: bool = False
+    is_assessing: bool = False
+    """Scores or measures are being made, not training steps."""
+    base: BaseModel | None = None
+    base_probe: Probe = ()
+    tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
+    rows: dict[str, PreparedRows] = field(default_factory=dict)
+    """Mapped samples by prepare job."""
+    last_progress: float = 0.0
+
+    def send(self, kind: str, **facts: Any) -> None:
+        """Tell the coordinator; a coordinator that is gone ends this process."""
+        try:
+            self.events.write(json.dumps({"kind": kind, **facts}) + "\n")
+            self.events.flush()
+        except BrokenPipeError:
+            os._exit(0)
+
+    def load_base(self, spec: ModelSpec) -> BaseModel:
+        """Return the base model, from memory if it is the one of the last job."""
+        if self.base is None or self.base.spec.fingerprint != spec.fingerprint:
+            self.base = None
+            self.base = load_base(spec, device=self.placement.device)
+            self.base_probe = probe_model(self.base.model)
+        return self.base
+
+    def tokenizer(self, spec: ModelSpec) -> PreTrainedTokenizerBase:
+        """Return a model's tokenizer, loaded once."""
+        if spec.fingerprint not in self.tokenizers:
+            self.tokenizers[spec.fingerprint] = load_tokenizer(spec)
+        return self.tokenizers[spec.fingerprint]
+
+
+def is_done(store: Store, job: Job) -> bool:
+    """Tell whether all that a job leaves behind is published, by whomever; always False for
+    `prepare`.
+    """
+    if isinstance(job, PrepareJob):
+        return False  # its folder is named after the tokenizer, which only `prepare` loads
+    if isinstance(job, MeasureJob):
+        return store.has(store.layout.dataset(job.fingerprint))
+    if isinstance(job, OverlapJob):
+        return store.has(store.layout.overlap(job.fingerprint))
+    if isinstance(job, DescribeJob):
+        return store.has(store.layout.description(job.fingerprint))
+    if isinstance(job, SimilarityJob):
+        return all(store.has(store.layout.similarity(pair.fingerprint)) for pair in job.pairs)
+    if isinstance(job, UpdatesJob):
+        return store.has(store.layout.update(job.fingerprint))
+    if isinstance(job, GradeJob):
+        cell = job.cell.fingerprint
+        return all(store.has(store.layout.score(cell, b.fingerprint)) for b in job.benchmarks)
+    cells = job.cells if isinstance(job, TrainJob) else (job.cell,)
+    if isinstance(job, TrainJob):
+        last = outcome_folder(store, job.trajectory.fingerprint, last_epoch=job.keep_epochs[-1])
+        trained = [last, *(store.layout.cell(cell.fingerprint) for cell in cells)]
+        if not all(store.has(folder) for folder in trained):
+            return False
+    return all(_is_assessed(store, cell, _wishes(job, cell)) for cell in cells)
+
+
+def do_job(worker: Worker, job: Job) -> None:
+    """Do what is missing of a job; raises what the stages raise."""
+    if isinstance(job, PrepareJob):
+        prepare(worker.store, job)
+    elif isinstance(job, MeasureJob):
+        _measure(worker, job)
+    elif isinstance(job, TrainJob):
+        _train(worker, job)
+    elif isinstance(job, EvaluateJob):
+        _evaluate(worker, job)
+    elif isinstance(job, GradeJob):
+        grade(worker.store, job, worker.placement)
+    elif isinstance(job, OverlapJob):
+        look_for_overlap(worker.store, job)
+    elif isinstance(job, DescribeJob):
+        describe(worker.store, job)
+    elif isinstance(job, SimilarityJob):
+        _compare(worker, job)
+    elif isinstance(job, UpdatesJob):
+        compare_updates(worker.store, job)
+    else:
+        assert_never(job)
+
+
+def _measure(worker: Worker, job: MeasureJob) -> None:
+    base = worker.load_base(job.model)
+    base.reset()
+    measure_dataset(
+        worker.store,
+        job,
+        model=base.model,
+        tokenizer=worker.tokenizer(job.model),
+        rows=_rows(worker, job, job.dataset, job.num_samples),
+    )
+
+
+def _compare(worker: Worker, job: SimilarityJob) -> None:
+    if job.model is None:
+        compare_texts(worker.store, job)
+        return
+    base = worker.load_base(job.model)
+    base.reset()
+    compare_texts(worker.store, job, model=base.model, tokenizer=worker.tokenizer(job.model))
+
+
+def _train(worker: Worker, job: TrainJob) -> None:
+    spec = job.trajectory
+    base = worker.load_base(spec.model)
+    measure_base(
+        worker.store, base, (*job.measures, *job.last_measures), worker.tokenizer(spec.model)
+    )
+    parts = [_rows(worker, job, part.dataset, part.num_samples) for part in spec.data.parts]
+
+    def on_epoch(cell: CellSpec, model: PreTrainedModel) -> None:
+        # A benchmark whose files are wrong does not end the training: it is tried again below.
+        with suppress(DataError, StudyError):
+            _assess(worker, cell, model, _wishes(job, cell))
+
+    def on_step(done: int, total: int) -> None:
+        _report_progress(worker, done / total)
+
+    def run_training(micro_batch_tokens: int) -> None:
+        train(
+            job,
+            store=worker.store,
+            base=base,
+            rows=TrainingRows(parts),
+            placement=TrainPlacement(
+                micro_batch_tokens=micro_batch_tokens,
+                checkpoint_seconds=worker.placement.checkpoint_seconds,
+            ),
+            observers=Observers(
+                on_epoch=on_epoch, on_step=on_step, should_stop=lambda: worker.should_stop
+            ),
+        )
+
+    _shrink_on_oom(worker, run_training)
+    # Cells that were published before this job began were not shown to `on_epoch`.
+    for cell in job.cells:
+        _assess_stored(worker, cell, _wishes(job, cell))
+
+
+def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
+    """Train with smaller passes while memory is too small; results do not depend on it.
+
+    Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
+    """
+    micro_batch_tokens = worker.placement.micro_batch_tokens
+    while True:
+        try:
+            return run_training(micro_batch_tokens)
+        except OutOfMemoryError:
+            micro_batch_tokens //= 2
+            if worker.is_assessing or micro_batch_tokens < MIN_MICRO_BATCH_TOKENS:
+                raise
+        # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _evaluate(worker: Worker, job: EvaluateJob) -> None:
+    base = worker.load_base(job.cell.model)
+    measure_base(worker.store, base, job.measures, worker.tokenizer(job.cell.model))
+    _assess_stored(worker, job.cell, _wishes(job, job.cell))
+
+
+@final
+class _Wishes(NamedTuple):
+    """What is asked of one cell."""
+
+    benchmarks: tuple[BenchmarkSpec, ...]
+    measures: tuple[CellMeasure, ...]
+
+
+def _wishes(job: TrainJob | EvaluateJob, cell: CellSpec) -> _Wishes:
+    measures = job.measures_of(cell) if isinstance(job, TrainJob) else job.measures
+    return _Wishes(job.benchmarks, measures)
+
+
+def _assess_stored(worker: Worker, cell: CellSpec, wishes: _Wishes) -> None:
+    if _is_assessed(worker.store, cell, wishes):
+        return
+    assert worker.base is not None, "the base model is loaded"
+    try:
+        model = load_cell(worker.base, cell, store=worker.store)
+        _assess(worker, cell, model, wishes)
+    finally:
+        worker.base.reset()
+
+
+def _is_assessed(store: Store, cell: CellSpec, wishes: _Wishes) -> bool:
+    key, layout = cell.fingerprint, store.layout
+    if lacks_measures(store, cell, wishes.measures):
+        return False
+    return all(
+        store.has(layout.score(key, benchmark.fingerprint))
+        or (benchmark.is_graded and store.has(layout.answers(key, benchmark.fingerprint)))
+        for benchmark in wishes.benchmarks
+    )
+
+
+def _assess(worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wishes) -> None:
+    """Check that the weights are the cell's, then score and measure what is not yet published."""
+    assert worker.base is not None, "the base model is loaded"
+    worker.is_assessing = True
+    probe = probe_model(model)
+    check_cell(cell, base_probe=worker.base_probe, cell_probe=probe)
+    check_golden(worker.store, cell, probe, device=model.device.type)
+    tokenizer = worker.tokenizer(cell.model)
+    faults: list[DataError | StudyError] = []
+    for benchmark in wishes.benchmarks:
+        if worker.should_stop:
+            raise StopRequested(f"stopped before benchmark {benchmark.name}")
+        # What is wrong with one benchmark's files must not cost the scores on the others; nor
+        # what is wrong with one measure's texts.
+        try:
+            evaluate_cell(
+                worker.store, cell=cell, benchmark=benchmark, model=model, tokenizer=tokenizer
+            )
+        except (DataError, StudyError) as error:
+            faults.append(error)
+    for measure in wishes.measures:
+        if worker.should_stop:
+            raise StopRequested(f"stopped before measure {measure.kind}")
+        try:
+            measure_cell(
+                worker.store, cell, measure, base=worker.base, model=model, tokenizer=tokenizer
+            )
+        except (DataError, StudyError) as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
+    worker.is_assessing = False
+
+
+def _rows(
+    worker: Worker, job: TrainJob | MeasureJob, dataset: DatasetSpec, num_samples: int
+) -> PreparedRows:
+    about = job.trajectory if isinstance(job, TrainJob) else job
+    subset_seed = job.trajectory.data.subset_seed if isinstance(job, TrainJob) else job.subset_seed
+    wish = PrepareJob(
+        model=about.model,
+        dataset=dataset,
+        num_samples=num_samples,
+        subset_seed=subset_seed,
+        template=about.template,
+        max_tokens=about.max_tokens,
+    )
+    if wish.fingerprint not in worker.rows:
+        worker.rows[wish.fingerprint] = prepare(worker.store, wish)
+    return worker.rows[wish.fingerprint]
+
+
+def _report_progress(worker: Worker, fraction: float) -> None:
+    now = time.monotonic()
+    if now - worker.last_progress > 0.5:
+        worker.last_progress = now
+        worker.send("progress", fraction=round(fraction, 4))
