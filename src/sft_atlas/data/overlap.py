@@ -10,8 +10,6 @@ whole that lie in it, what is left after dropping has none, and an item that was
 is not mistaken for a common phrase: a phrase is common if many items share it.
 """
 
-import functools
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Final, Literal, NamedTuple, final
 
 from sft_atlas.data.ngrams import build_index, find_shares
 from sft_atlas.data.shapes import Example
+from sft_atlas.data.words import mark_text, normalise, tokens_per_word
 
 Kind = Literal["exact", "near"]
 
@@ -102,16 +101,7 @@ def example_text(example: Example) -> str:
 def is_too_short(item: str, settings: OverlapSettings = DEFAULT_SETTINGS) -> bool:
     """Tell whether an item has too few words to be looked for."""
     words = normalise(item)
-    return len(words) < settings.min_words * _tokens_per_word(words)
-
-
-def normalise(text: str) -> list[str]:
-    """Return the words, or characters, that are compared.
-
-    >>> normalise("Don't PANIC: 3.5 km to 東京!")
-    ['don', 't', 'panic', '3', '5', 'km', 'to', '東', '京']
-    """
-    return _mark_text(text).split()
+    return len(words) < settings.min_words * tokens_per_word(words)
 
 
 def _search(
@@ -152,18 +142,12 @@ def _sort_items(
     long, short = defaultdict(list), defaultdict(set)
     for item in items:
         words = item.split()
-        tokens = _tokens_per_word(words)
+        tokens = tokens_per_word(words)
         if len(words) >= settings.ngram_words * tokens:
             long[tokens].append(words)
         elif len(words) >= settings.min_words * tokens:
             short[words[0]].add(item)
     return long, short
-
-
-def _tokens_per_word(words: Sequence[str]) -> int:
-    """Return 2 where most tokens are single characters of an unspaced script, else 1."""
-    num_characters = sum(len(word) == 1 and _is_unspaced(word) for word in words)
-    return 2 if 2 * num_characters > len(words) else 1
 
 
 def _find_short(marked: str, short: dict[str, set[str]], *, max_tokens: int) -> set[str]:
@@ -194,56 +178,10 @@ def _chunks(rows: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     chunk: list[str] = []
     first = num_characters = 0
     for position, row in enumerate(rows):
-        chunk.append(_mark_text(row))
+        chunk.append(mark_text(row))
         num_characters += len(chunk[-1])
         if num_characters >= _CHUNK_CHARACTERS:
             yield first, chunk
             chunk, first, num_characters = [], position + 1, 0
     if chunk:
         yield first, chunk
-
-
-def _mark_text(text: str) -> str:
-    """Return lower-case words between spaces, with a line break where a sentence or line ends."""
-    if text.isascii():
-        return text.lower().translate(_CHARACTERS)
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
-
-
-_ENDS: Final = frozenset("\n\r\v\f\x85\u2028\u2029.?!:;\u3002\u061f\u06d4\u0964")
-"""What ends a line or a sentence, full stops of other scripts included; after NFKC."""
-
-_UNSPACED: Final = (
-    *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO"),
-    *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
-)
-"""How the Unicode names of characters begin whose script has no space between words."""
-
-
-class _Characters(dict[int, str]):
-    """What stands for each character, by code point; filled as characters are met."""
-
-    def __missing__(self, code: int) -> str:
-        self[code] = _mark_character(chr(code))
-        return self[code]
-
-
-_CHARACTERS: Final = _Characters()
-
-
-def _mark_character(character: str) -> str:
-    category = unicodedata.category(character)
-    if character in _ENDS:
-        return "\n"
-    if category == "Cf" or unicodedata.name(character, "").startswith("VARIATION SELECTOR"):
-        # Soft hyphens, joiners and the like stand inside words and are not seen.
-        return ""
-    if category[0] in "PSZC":
-        return " "
-    return f" {character} " if _is_unspaced(character) else character
-
-
-@functools.cache
-def _is_unspaced(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_UNSPACED)
