@@ -7,10 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from sft_atlas.study.job import EvaluateJob, MeasureJob, PrepareJob, TrainJob
+from sft_atlas.study.job import (
+    EvaluateJob,
+    Job,
+    MeasureJob,
+    PrepareJob,
+    SimilarityJob,
+    TrainJob,
+    UpdatesJob,
+)
 from sft_atlas.study.loader import load_study
+from sft_atlas.study.measure import CellMeasure
 from sft_atlas.study.missing import Inventory, PlannedJob
-from sft_atlas.study.plan import Plan, make_plan
+from sft_atlas.study.plan import JOB_KINDS, Plan, make_plan
+from sft_atlas.study.spec import CellSpec
 
 from .conftest import Load
 
@@ -36,10 +46,33 @@ def everything(plan: Plan, without: Iterable[str] = ()) -> Inventory:
         scores=frozenset((cell, benchmark) for cell in scored for benchmark in benchmarks),
         datasets=frozenset(measures),
         overlaps=frozenset(p.job.fingerprint for p in jobs_of(plan, "overlap")),
-        drift=frozenset(cells),
+        descriptions=frozenset(p.job.fingerprint for p in jobs_of(plan, "describe")),
+        similarities=frozenset(
+            pair.fingerprint
+            for p in jobs_of(plan, "similarity")
+            if isinstance(p.job, SimilarityJob)
+            for pair in p.job.pairs
+        ),
+        updates=frozenset(p.job.fingerprint for p in jobs_of(plan, "updates")),
+        measured=frozenset(
+            (cell.fingerprint, measure.fingerprint)
+            for p in plan.jobs
+            for cell, measures in measured_by(p.job)
+            for measure in measures
+        ),
         outcomes=frozenset((t.trajectory.fingerprint, t.epochs[-1]) for t in plan.trajectories),
     )
     return replace(full, **{name: frozenset() for name in without})
+
+
+def measured_by(job: Job) -> list[tuple[CellSpec, tuple[CellMeasure, ...]]]:
+    if isinstance(job, TrainJob):
+        return [(cell, job.measures_of(cell)) for cell in job.cells]
+    return [(job.cell, job.measures)] if isinstance(job, EvaluateJob) else []
+
+
+def counts(**kinds: int) -> dict[str, int]:
+    return dict.fromkeys(JOB_KINDS, 0) | kinds
 
 
 def test_blocks_count_their_cells_and_what_they_share(load: Load) -> None:
@@ -63,14 +96,9 @@ def test_runs_of_one_trajectory_are_one_job_with_all_kept_epochs(load: Load) -> 
 
 def test_a_new_store_lacks_everything_once(load: Load) -> None:
     plan = make_plan(load(BLOCKS))
-    assert plan.num_jobs == {
-        "prepare": 6,
-        "measure": 6,
-        "train": 10,
-        "evaluate": 2,
-        "grade": 0,
-        "overlap": 3,
-    }
+    assert plan.num_jobs == counts(
+        prepare=6, measure=6, train=10, evaluate=2, overlap=3, describe=3, similarity=3
+    )
     names = [planned.job.fingerprint for planned in plan.jobs]
     assert len(set(names)) == len(names)
     assert plan.num_done == 0
@@ -130,14 +158,7 @@ def test_a_finished_study_has_nothing_to_do(load: Load) -> None:
 def test_a_stored_cell_without_a_score_is_evaluated_and_not_trained(load: Load) -> None:
     study = load(BLOCKS)
     plan = make_plan(study, everything(make_plan(study), without=["scores"]))
-    assert plan.num_jobs == {
-        "prepare": 0,
-        "measure": 0,
-        "train": 0,
-        "evaluate": 22 + 2,
-        "grade": 0,
-        "overlap": 0,
-    }
+    assert plan.num_jobs == counts(evaluate=22 + 2)
     assert all(cell.is_trained and not cell.is_done for cell in plan.cells)
 
 
@@ -145,29 +166,55 @@ def test_a_new_benchmark_asks_for_that_alone(load: Load) -> None:
     done = everything(make_plan(load(BLOCKS)))
     more = ("  - {file: bench.yaml}", "  - {file: bench.yaml}\n  - {file: bench.yaml, shots: 1}")
     plan = make_plan(load(BLOCKS, more), done)
-    assert plan.num_jobs == {
-        "prepare": 0,
-        "measure": 0,
-        "train": 0,
-        "evaluate": 24,
-        "grade": 0,
-        "overlap": 0,
-    }
+    assert plan.num_jobs == counts(evaluate=24)
     for planned in plan.jobs:
         assert isinstance(planned.job, EvaluateJob)
         assert [spec.name for spec in planned.job.benchmarks] == ["quiz-1shot"]
-        assert not planned.job.measure_drift
+        assert planned.job.measures == ()
 
 
-def test_a_stored_cell_without_its_weight_change_is_measured(load: Load) -> None:
+def test_a_stored_cell_that_lacks_a_measure_is_measured(load: Load) -> None:
     study = load(BLOCKS)
-    plan = make_plan(study, everything(make_plan(study), without=["drift"]))
-    assert plan.num_jobs["evaluate"] == 22
-    (first, *_) = plan.jobs
-    assert isinstance(first.job, EvaluateJob)
-    assert (first.job.benchmarks, first.job.measure_drift) == ((), True)
+    done = everything(make_plan(study))
+    drift = next(m for m in study.measures.every if m.kind == "drift")
+    left = frozenset(pair for pair in done.measured if pair[1] != drift.fingerprint)
+    plan = make_plan(study, replace(done, measured=left))
+    assert plan.num_jobs == counts(evaluate=22)
+    for planned in plan.jobs:
+        assert isinstance(planned.job, EvaluateJob)
+        assert (planned.job.benchmarks, planned.job.measures) == ((), (drift,))
     unmeasured = load(BLOCKS, more="measures: {drift: false}")
-    assert make_plan(unmeasured, everything(plan, without=["drift"])).num_jobs["evaluate"] == 0
+    assert make_plan(unmeasured, replace(done, measured=left)).jobs == ()
+
+
+def test_base_models_have_the_measures_that_their_cells_are_compared_with(load: Load) -> None:
+    plan = make_plan(load(BLOCKS, more="measures: {spectrum: every}"))
+    for planned in jobs_of(plan, "evaluate"):
+        assert isinstance(planned.job, EvaluateJob)
+        kinds = [measure.kind for measure in planned.job.measures]
+        assert kinds == ["likelihood", "forgetting", "representation"]
+
+
+def test_what_is_measured_of_last_epochs_is_measured_of_no_other(load: Load) -> None:
+    study = load(BLOCKS, more="measures: {drift: last, forgetting: false}")
+    for planned in jobs_of(make_plan(study), "train"):
+        assert isinstance(planned.job, TrainJob)
+        *earlier, last = planned.job.cells
+        kinds = [measure.kind for measure in planned.job.measures_of(last)]
+        assert kinds == ["likelihood", "drift", "representation"]
+        for cell in earlier:
+            assert [m.kind for m in planned.job.measures_of(cell)] == ["likelihood"]
+
+
+def test_updates_wait_for_all_last_epochs_of_their_base(load: Load) -> None:
+    plan = make_plan(load(BLOCKS, more="measures: {updates: true}"))
+    trained = {p.job.fingerprint: p.job for p in jobs_of(plan, "train")}
+    for planned in jobs_of(plan, "updates"):
+        assert isinstance(planned.job, UpdatesJob)
+        jobs = [trained[need] for need in planned.needs]
+        last = {job.cells[-1].fingerprint for job in jobs if isinstance(job, TrainJob)}
+        assert {cell.fingerprint for cell in planned.job.cells} == last
+    assert {p.job.model.name for p in jobs_of(plan, "updates")} == {"m1", "m2"}  # type: ignore[union-attr]
 
 
 def test_a_longer_run_trains_on_and_keeps_the_identity_of_its_beginning(load: Load) -> None:
@@ -175,14 +222,7 @@ def test_a_longer_run_trains_on_and_keeps_the_identity_of_its_beginning(load: Lo
     done = everything(make_plan(short))
     long = load("  b: {data: each, samples: 5, epochs: 3, keep: every, schedule: constant}")
     plan = make_plan(long, done)
-    assert plan.num_jobs == {
-        "prepare": 6,
-        "measure": 0,
-        "train": 12,
-        "evaluate": 0,
-        "grade": 0,
-        "overlap": 0,
-    }
+    assert plan.num_jobs == counts(prepare=6, train=12)
     assert [cell.is_done for cell in plan.cells] == [True, True, False] * 12
     (block,) = plan.blocks
     assert (block.num_trained, block.num_done, block.num_missing) == (24, 24, 12)
@@ -191,20 +231,19 @@ def test_a_longer_run_trains_on_and_keeps_the_identity_of_its_beginning(load: Lo
 def test_a_longer_stored_run_serves_a_shorter_study(load: Load) -> None:
     long = load("  b: {data: each, samples: 5, epochs: 3, keep: every, schedule: constant}")
     short = load("  b: {data: each, samples: 5, epochs: 2, keep: every, schedule: constant}")
-    assert make_plan(short, everything(make_plan(long))).jobs == ()
+    plan = make_plan(short, everything(make_plan(long)))
+    # Only what is measured of a study's own last epochs is new.
+    assert plan.num_jobs == counts(evaluate=12)
+    for planned in plan.jobs:
+        assert isinstance(planned.job, EvaluateJob)
+        assert planned.job.benchmarks == ()
+        assert [measure.kind for measure in planned.job.measures] == ["representation"]
 
 
 def test_cells_without_the_record_of_their_run_are_trained_again(load: Load) -> None:
     study = load("  b: {data: each, samples: 5, epochs: 2}")
     plan = make_plan(study, everything(make_plan(study), without=["outcomes"]))
-    assert plan.num_jobs == {
-        "prepare": 6,
-        "measure": 0,
-        "train": 12,
-        "evaluate": 0,
-        "grade": 0,
-        "overlap": 0,
-    }
+    assert plan.num_jobs == counts(prepare=6, train=12)
 
 
 def test_another_study_shares_what_is_equal(load: Load) -> None:
@@ -213,28 +252,16 @@ def test_another_study_shares_what_is_equal(load: Load) -> None:
         "  other: {data: [each, all], samples: 5, epochs: 2}", ("study: tiny", "study: other")
     )
     plan = make_plan(other, done)
-    assert plan.num_jobs == {
-        "prepare": 6,
-        "measure": 0,
-        "train": 4,
-        "evaluate": 0,
-        "grade": 0,
-        "overlap": 0,
-    }
+    assert plan.num_jobs == counts(prepare=6, train=4)
 
 
 def test_two_names_of_one_model_are_one_work(load: Load) -> None:
     twice = ("  - {name: m2, hub: org/two}", "  - {name: m2, hub: org/one, revision: abc}")
     plan = make_plan(load("  b: {data: each, samples: 5, epochs: 2}", twice))
     assert (plan.num_cells, len(plan.bases)) == (6, 1)
-    assert plan.num_jobs == {
-        "prepare": 3,
-        "measure": 3,
-        "train": 6,
-        "evaluate": 1,
-        "grade": 0,
-        "overlap": 3,
-    }
+    assert plan.num_jobs == counts(
+        prepare=3, measure=3, train=6, evaluate=1, overlap=3, describe=3, similarity=3
+    )
 
 
 def test_jobs_do_not_depend_on_the_order_of_the_file(load: Load) -> None:

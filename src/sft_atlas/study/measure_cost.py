@@ -102,6 +102,8 @@ class MeasureCost:
         num_texts = tokens = 0.0
         asked = {b.spec.name: b for b in self._model.study.benchmarks if b.spec is not None}
         for items in texts.benchmarks:
+            if items.name not in asked:
+                continue
             questions = self._model.questions(asked[items.name])
             count = float(min(texts.per_benchmark, questions.num_available))
             num_texts += count

@@ -26,6 +26,8 @@ SECTIONS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("A task of lm-eval", lm_eval.LmEvalEntry),
     ("The judge", benchmark_entry.JudgeEntry),
     ("Measures", schema.MeasuresEntry),
+    ("Texts", schema.TextsEntry),
+    ("An embedder", schema.EmbedderEntry),
     ("A published figure", schema.PublishedEntry),
 )
 """Headings of the reference, in order."""
