@@ -129,6 +129,7 @@ def _cost_json(cost: PlanCost, study: Study) -> dict[str, Any]:
             for method, kinds in cost.hours_by_method.items()
         },
         "total_hours": list(cost.total_hours),
+        "measure_fraction": cost.measure_fraction,
         "unshared_training_hours": list(cost.unshared_train_hours),
         "unscored_hours": list(cost.unscored_hours),
         "trained_tokens": cost.trained_tokens,
@@ -203,6 +204,9 @@ def _hours_table(plan: "Plan") -> Table:
     table = _table(f"device time on {plan.device}", "low", "likely", "high")
     cost = plan.cost
     rows = {kind: hours for kind, hours in cost.hours.items() if hours.high}
+    if "measure" in rows:
+        share = f"measure ({cost.measure_fraction:.0%} of all)"
+        rows = {share if kind == "measure" else kind: hours for kind, hours in rows.items()}
     rows["all that is missing"] = cost.total_hours
     if cost.unscored_hours.high:
         rows["benchmarks that cannot be scored yet"] = cost.unscored_hours

@@ -82,6 +82,12 @@ class PlanCost:
         """Device hours of all work together."""
         return _sum(self.hours.values())
 
+    @property
+    def measure_fraction(self) -> float:
+        """Part of the likely time that measures take, in [0, 1]; 0 where nothing is missing."""
+        total = self.total_hours.likely
+        return self.hours["measure"].likely / total if total else 0.0
+
 
 def total_cost(
     model: CostModel, jobs: Sequence[tuple[Job, JobCost]], *, num_workers: int = 1
