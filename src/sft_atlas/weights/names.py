@@ -1,8 +1,10 @@
-"""Say which layer a weight belongs to and what it does there, for any of the supported families.
+"""Say which layer a weight belongs to and what it does there, for the usual decoder families.
 
-The names are those of transformers' Llama, which Mistral, Qwen2, Qwen3, Gemma, Gemma2, OLMo and
-OLMo2 share. A weight of any other name is `other`: its change is measured, and no analysis by kind
-takes it for something that it may not be.
+In: a parameter's name as transformers gives it, in a live model or a file. Out: layer and kind.
+Llama's names are shared by Mistral, Qwen, Gemma, OLMo, Phi and most others; GPT-2, GPT-NeoX, Bloom,
+Falcon, MPT, OPT and mixtures of experts have names of their own. A weight of any other name is
+`other`: its change is measured, and no analysis by kind takes it for something that it may not be.
+Layers of a vision or audio tower are not the language model's layers, so they have no index.
 """
 
 import re
@@ -13,29 +15,75 @@ Kind = Literal[
     "attention.query",
     "attention.key",
     "attention.value",
+    "attention.query_key_value",
     "attention.output",
     "mlp.gate",
     "mlp.up",
+    "mlp.gate_up",
     "mlp.down",
+    "mlp.router",
     "embedding",
     "head",
     "norm",
     "other",
 ]
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)$")
+_LAYER: Final = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
+_OTHER_STACK: Final = re.compile(r"vision|visual|audio|image|speech|(?:^|\.)mtp\.")
 
-_MATRICES: Final[dict[str, Kind]] = {
-    "self_attn.q_proj.weight": "attention.query",
-    "self_attn.k_proj.weight": "attention.key",
-    "self_attn.v_proj.weight": "attention.value",
-    "self_attn.o_proj.weight": "attention.output",
-    "mlp.gate_proj.weight": "mlp.gate",
-    "mlp.up_proj.weight": "mlp.up",
-    "mlp.down_proj.weight": "mlp.down",
+_ATTENTION: Final = re.compile(
+    r"^(?:self_attn|attn|attention|self_attention|attn\.attention)\.(\w+)\.weight$"
+)
+_MLP: Final = re.compile(
+    r"^(?:(?:mlp|ffn|feed_forward|block_sparse_moe|shared_mlp)\.)?"
+    r"(?:(?:experts|shared_experts?)\.(?:\d+\.)?)?(\w+?)(?:\.weight)?$"
+)
+
+_ATTENTION_KINDS: Final[dict[str, Kind]] = {
+    "q_proj": "attention.query",
+    "k_proj": "attention.key",
+    "v_proj": "attention.value",
+    "qkv_proj": "attention.query_key_value",
+    "query_key_value": "attention.query_key_value",
+    "Wqkv": "attention.query_key_value",
+    "c_attn": "attention.query_key_value",
+    "o_proj": "attention.output",
+    "out_proj": "attention.output",
+    "dense": "attention.output",
+    "c_proj": "attention.output",
 }
 
-_OUTSIDE: Final[dict[str, Kind]] = {"embed_tokens.weight": "embedding", "lm_head.weight": "head"}
+_MLP_KINDS: Final[dict[str, Kind]] = {
+    "gate_proj": "mlp.gate",
+    "w1": "mlp.gate",
+    "up_proj": "mlp.up",
+    "w3": "mlp.up",
+    "fc1": "mlp.up",
+    "fc_in": "mlp.up",
+    "c_fc": "mlp.up",
+    "dense_h_to_4h": "mlp.up",
+    "gate_up_proj": "mlp.gate_up",
+    "down_proj": "mlp.down",
+    "w2": "mlp.down",
+    "fc2": "mlp.down",
+    "fc_out": "mlp.down",
+    "c_proj": "mlp.down",
+    "dense_4h_to_h": "mlp.down",
+    "gate": "mlp.router",
+    "router": "mlp.router",
+}
+
+_OUTSIDE: Final[dict[str, Kind]] = {
+    "embed_tokens.weight": "embedding",
+    "wte.weight": "embedding",
+    "embed_in.weight": "embedding",
+    "word_embeddings.weight": "embedding",
+    "embeddings.weight": "embedding",
+    "lm_head.weight": "head",
+    "embed_out.weight": "head",
+}
+
+_NORM: Final = re.compile(r"norm(?:_?(?:\d|f))?$|(?:^|_)ln_?(?:\d|f)$")
 
 
 @final
@@ -51,17 +99,20 @@ class WeightName:
 def parse_weight_name(name: str) -> WeightName:
     """Return layer and kind of a parameter.
 
+    Experts and the shared expert of a layer have the kinds of the dense matrices they stand for.
+
     >>> parse_weight_name("model.layers.3.mlp.down_proj.weight")
     WeightName(layer=3, kind='mlp.down')
+    >>> parse_weight_name("transformer.h.0.attn.c_attn.weight")
+    WeightName(layer=0, kind='attention.query_key_value')
     """
-    match = _LAYER.search(name)
-    if match is None:
+    layer = _LAYER.search(name)
+    if _OTHER_STACK.search(name if layer is None else name[: layer.start(1)]):
+        return WeightName(layer=None, kind="other")
+    if layer is None:
         ending = ".".join(name.split(".")[-2:])
         return WeightName(layer=None, kind=_OUTSIDE.get(ending, _kind_of_vector(name)))
-    inside = match.group(2)
-    return WeightName(
-        layer=int(match.group(1)), kind=_MATRICES.get(inside, _kind_of_vector(inside))
-    )
+    return WeightName(layer=int(layer.group(1)), kind=_kind_inside(name[layer.end() :]))
 
 
 def layer_position(layer: int, num_layers: int) -> float:
@@ -73,6 +124,15 @@ def layer_position(layer: int, num_layers: int) -> float:
     return (layer + 0.5) / num_layers
 
 
+def _kind_inside(name: str) -> Kind:
+    """Return what a weight does within its layer."""
+    if attention := _ATTENTION.match(name):
+        return _ATTENTION_KINDS.get(attention.group(1), _kind_of_vector(name))
+    if mlp := _MLP.match(name):
+        return _MLP_KINDS.get(mlp.group(1), _kind_of_vector(name))
+    return _kind_of_vector(name)
+
+
 def _kind_of_vector(name: str) -> Kind:
     owner = name.rsplit(".", 2)[-2] if "." in name else name
-    return "norm" if owner.endswith(("norm", "layernorm")) else "other"
+    return "norm" if _NORM.search(owner) else "other"
