@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sft_atlas.data.inspect import Inspection
     from sft_atlas.execute.rounds import RunResult, View
     from sft_atlas.store.cell_view import CellView
+    from sft_atlas.store.table_names import TableName
     from sft_atlas.store.tables import Tables
     from sft_atlas.study.listed import ListedBenchmark
     from sft_atlas.study.subset import Subset
@@ -134,19 +135,22 @@ def inspect(study: StudyPath, *, dataset: str, model: str, num_examples: int = 3
     )
 
 
-def table(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "pd.DataFrame":
-    """Return one row per cell and benchmark: labels, score, gain over the base, and why one is
-    missing.
+def table(
+    study: StudyPath, *, store: Path = DEFAULT_STORE, of: "TableName" = "scores"
+) -> "pd.DataFrame":
+    """Return one tidy table of a study.
+
+    `scores` has one row per cell and benchmark: labels, score, gain over the base, and why one is
+    missing. The others are named after what was measured (docs/records.md).
     """
-    from sft_atlas.store.tables import cells_table, grid_of, scores_table
+    from sft_atlas.store.tables import grid_of, load_table
 
     opened = open_store(store)
-    grid = grid_of(_open_study(study, opened))
-    return scores_table(opened, grid, cells_table(opened, grid))
+    return load_table(opened, grid_of(_open_study(study, opened)), of)
 
 
 def tables(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Tables":
-    """Return all tables of a study: cells, scores, drift, datasets and loss curves."""
+    """Return all tables of a study: cells, scores, loss curves and everything measured."""
     from sft_atlas.store.tables import grid_of, load_tables
 
     opened = open_store(store)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -19,6 +19,8 @@ from sft_atlas import api
 from sft_atlas.cli import benchmarks_page, pages, plan_page
 from sft_atlas.cli.progress import run_view
 from sft_atlas.errors import Error
+from sft_atlas.store.table_names import TableName
+from sft_atlas.strict_yaml import did_you_mean
 from sft_atlas.study.job import job_title
 
 app = typer.Typer(
@@ -35,6 +37,9 @@ StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of results.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/cli.md lists the keys).")]
 
 
+_TABLES = get_args(TableName)
+
+
 class TableFormat(StrEnum):
     """How `table` writes its rows."""
 
@@ -45,16 +50,22 @@ class TableFormat(StrEnum):
     latex = "latex"
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(metadata.version("sft-atlas"))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
     """Run controlled studies of supervised fine-tuning from one file."""
-    if version:
-        typer.echo(metadata.version("sft-atlas"))
-        raise typer.Exit
 
 
 @app.command()
@@ -167,13 +178,16 @@ def show(
 def table(
     study: Study,
     store: StoreFolder = api.DEFAULT_STORE,
+    of: Annotated[str, typer.Option(help=f"Which table: {', '.join(_TABLES)}.")] = "scores",
     format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.csv,
     output: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the tidy table of scores and gains: one row per cell and benchmark."""
+    """Write a tidy table: scores and gains, one row per cell and benchmark, or a measure."""
     kind = TableFormat.json if as_json else format
-    content = pages.table_bytes(api.table(study, store=store), kind.value)
+    if of not in _TABLES:
+        raise typer.BadParameter(f"no table {of!r}; {did_you_mean(of, _TABLES)}")
+    content = pages.table_bytes(api.table(study, store=store, of=cast(TableName, of)), kind.value)
     if output is None and kind is TableFormat.parquet:
         raise typer.BadParameter("parquet is binary; name a file with --output.")
     if output is None:

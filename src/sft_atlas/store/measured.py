@@ -21,6 +21,7 @@ from sft_atlas.study.measure import CellMeasure
 FILES: Final = {
     "drift": ("drift", "drift.parquet"),
     "spectra": ("spectrum", "spectrum.parquet"),
+    "likelihoods": ("likelihood", "likelihood.parquet"),
     "representations": ("representation", "representation.parquet"),
     "scans": ("representation", "scan.parquet"),
 }

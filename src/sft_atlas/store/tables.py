@@ -5,13 +5,14 @@ docs/records.md. Cells that are not done have a row and a state; scores that are
 null and a reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from sft_atlas.store.measured import (
+    FILES,
     datasets_table,
     descriptions_table,
     find_measure,
@@ -27,6 +28,7 @@ from sft_atlas.store.scored import GROUP_COLUMNS, group_rows, read_scored
 from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.status import wishes
 from sft_atlas.store.store import Store
+from sft_atlas.store.table_names import TableName
 from sft_atlas.store.vectors import Vectors, load_vectors
 from sft_atlas.study.job import (
     DescribeJob,
@@ -102,6 +104,23 @@ class Tables:
     """Log-likelihoods of all cells on one text set; None where none was measured."""
 
 
+def load_table(store: Store, grid: Grid, name: TableName) -> pd.DataFrame:
+    """Read one table alone."""
+    if name in FILES:
+        return stacked_table(store, grid.cells, name)
+    makers: dict[str, Callable[[], pd.DataFrame]] = {
+        "scores": lambda: scores_table(store, grid, cells_table(store, grid)),
+        "cells": lambda: cells_table(store, grid),
+        "curves": lambda: curves_table(store, cells_table(store, grid)),
+        "updates": lambda: updates_table(store, grid.updates),
+        "datasets": lambda: datasets_table(store, grid.measures),
+        "descriptions": lambda: descriptions_table(store, grid.descriptions),
+        "similarities": lambda: similarities_table(store, grid.similarities, _names_by_items(grid)),
+        "forgetting": lambda: forgetting_table(store, grid.cells),
+    }
+    return makers[name]()
+
+
 def grid_of(study: Study) -> Grid:
     """Return everything that a study wants, whether or not the store holds it."""
     planned = make_plan(study)
@@ -122,16 +141,16 @@ def load_tables(store: Store, grid: Grid) -> Tables:
     return Tables(
         cells=cells,
         scores=scores_table(store, grid, cells),
-        drift=stacked_table(store, grid.cells, "drift"),
-        datasets=datasets_table(store, grid.measures),
         curves=curves_table(store, cells),
-        spectra=stacked_table(store, grid.cells, "spectra"),
-        descriptions=descriptions_table(store, grid.descriptions),
-        similarities=similarities_table(store, grid.similarities, _names_by_items(grid)),
-        forgetting=forgetting_table(store, grid.cells),
-        representations=stacked_table(store, grid.cells, "representations"),
-        scans=stacked_table(store, grid.cells, "scans"),
-        updates=updates_table(store, grid.updates),
+        drift=load_table(store, grid, "drift"),
+        spectra=load_table(store, grid, "spectra"),
+        updates=load_table(store, grid, "updates"),
+        datasets=load_table(store, grid, "datasets"),
+        descriptions=load_table(store, grid, "descriptions"),
+        similarities=load_table(store, grid, "similarities"),
+        forgetting=load_table(store, grid, "forgetting"),
+        representations=load_table(store, grid, "representations"),
+        scans=load_table(store, grid, "scans"),
         vectors=likelihood_vectors(store, grid),
     )
 
