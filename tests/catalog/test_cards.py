@@ -7,24 +7,31 @@ import pytest
 from sft_atlas.catalog import cards
 from sft_atlas.catalog.cards import (
     BenchmarkCard,
+    Card,
     DatasetCard,
     ModelCard,
+    TextsCard,
     card_files,
     card_names,
     find_benchmark,
     find_dataset,
     find_model,
+    find_texts,
     iter_cards,
 )
 from sft_atlas.catalog.devices import device_names, find_device
+from sft_atlas.data.sources import iter_rows
+from sft_atlas.data.texts import load_texts
 from sft_atlas.errors import CatalogError, StudyError
 from sft_atlas.study.benchmark import load_benchmark
+from sft_atlas.study.measure import TextFile
 from sft_atlas.study.shape import head_dim
+from sft_atlas.study.source import source_from_card
 
 ALL = [card for path in card_files() for card in iter_cards(path)]
 
 
-def name_of(card: ModelCard | DatasetCard | BenchmarkCard) -> str:
+def name_of(card: Card) -> str:
     return card.name
 
 
@@ -40,7 +47,7 @@ def test_a_models_weights_follow_from_its_shape(card: ModelCard) -> None:
 
 
 def test_every_name_stands_in_one_place() -> None:
-    for card_type in (ModelCard, DatasetCard, BenchmarkCard):
+    for card_type in (ModelCard, DatasetCard, BenchmarkCard, TextsCard):
         names = [card.name for card in ALL if isinstance(card, card_type)]
         assert len(set(names)) == len(names)
 
@@ -100,10 +107,55 @@ def test_the_papers_models_data_and_benchmarks_have_cards() -> None:
     assert all("source" in card.inferred for card in paper if not isinstance(card, BenchmarkCard))
 
 
+def test_every_model_names_a_text_set_in_its_own_words() -> None:
+    for card in ALL:
+        if isinstance(card, ModelCard):
+            suited = "mini-texts" if card.name.startswith("mini-") else "neutral"
+            assert find_texts(card.texts).name == suited, card.name
+
+
+@pytest.mark.parametrize("card", [card for card in ALL if isinstance(card, TextsCard)], ids=name_of)
+def test_a_text_set_has_what_its_card_says(card: TextsCard) -> None:
+    texts = TextFile(name=card.name, source=source_from_card(card.source), field=card.field)
+    found = load_texts(texts)
+    assert len(found) == card.num_texts
+    assert len({text.answer for text in found}) == len(found)
+    assert not any(text.prompt for text in found)
+
+
+def test_neutral_texts_are_short_different_paragraphs_in_three_languages() -> None:
+    card = find_texts("neutral")
+    rows = [row for _, row in iter_rows(source_from_card(card.source))]
+    assert len({row["id"] for row in rows}) == len(rows)
+    by_language = {
+        language: [row["text"] for row in rows if row["language"] == language]
+        for language in card.languages
+    }
+    assert sum(map(len, by_language.values())) == len(rows)
+    assert all(60 <= len(text.split()) <= 160 for text in by_language["en"])
+    assert all(60 <= len(text) <= 300 for lang in ("zh", "ja") for text in by_language[lang])
+    for texts in by_language.values():
+        # No two paragraphs share a run of words, as paraphrases and fillers would.
+        grams = [
+            {tuple(units[i : i + 8]) for i in range(len(units) - 7)}
+            for units in (text.split() if " " in text else list(text) for text in texts)
+        ]
+        shared = {gram for i, found in enumerate(grams) for gram in found & set().union(*grams[:i])}
+        assert not shared
+
+
 def test_a_card_is_found_by_name() -> None:
     assert find_model("llama-3-8b").source.hub == "meta-llama/Meta-Llama-3-8B"
     assert find_dataset("alpaca").rows == 51760
     assert find_benchmark("mmlu").items == 14042
+
+
+def test_an_unknown_text_set_is_answered_with_the_names_of_text_sets() -> None:
+    with pytest.raises(CatalogError) as caught:
+        find_texts("mini-text")
+    assert str(caught.value) == (
+        "text set 'mini-text' has no card; did you mean mini-texts? Names: mini-texts, neutral."
+    )
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
