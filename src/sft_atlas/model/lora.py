@@ -7,12 +7,11 @@ depends on no other layer and no device.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, final
+from typing import Final, final
 
 import torch
 from safetensors.torch import save_file
@@ -23,10 +22,12 @@ from transformers import PreTrainedModel
 from sft_atlas import files
 from sft_atlas.errors import StoreError, StudyError
 from sft_atlas.study.spec import LoraSpec
+from sft_atlas.weights.adapter import CONFIG_NAME as CONFIG_NAME
+from sft_atlas.weights.adapter import LoraFactors as LoraFactors
+from sft_atlas.weights.adapter import read_adapter, read_adapter_config
 from sft_atlas.weights.tensors import TensorFolder
 
 ALL_LINEAR: Final = "all-linear"
-CONFIG_NAME: Final = "adapter_config.json"
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
@@ -59,17 +60,6 @@ class LoraLinear(nn.Module):
         weight = self.base.weight.detach()
         change = self.lora_B.detach() @ self.lora_A.detach()
         return torch.add(weight.float(), change, alpha=self.scale).to(weight.dtype)
-
-
-@final
-class LoraFactors(NamedTuple):
-    """The low-rank change of one weight: scale * up @ down."""
-
-    up: Tensor
-    """B, shape (out, rank)."""
-    down: Tensor
-    """A, shape (rank, in)."""
-    scale: float
 
 
 def add_lora(model: PreTrainedModel, lora: LoraSpec, *, seed: int) -> None:
@@ -165,7 +155,7 @@ def load_adapter(folder: Path, model: PreTrainedModel) -> None:
     Raises:
         StoreError: if the files do not fit each other or this model.
     """
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     lora = LoraSpec(
         rank=config["r"],
         alpha=config["lora_alpha"],
@@ -181,25 +171,19 @@ def load_adapter(folder: Path, model: PreTrainedModel) -> None:
 
 
 def read_factors(folder: Path) -> dict[str, LoraFactors]:
-    """Read an adapter's factors by the parameter name of the weight that they change."""
-    config = _read_config(folder)
-    scale = config["lora_alpha"] / config["r"]
-    stored = TensorFolder(folder)
-    factors = {}
-    for name in stored:
-        if name.endswith(".lora_A.weight"):
-            module = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
-            up = stored[name.replace(".lora_A.", ".lora_B.")]
-            factors[f"{module}.weight"] = LoraFactors(up, stored[name], scale)
-    return factors
+    """Read an adapter's factors by the parameter name of the weight that they change.
 
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = files.read_json(folder / CONFIG_NAME)
-    except (OSError, json.JSONDecodeError) as error:
-        raise StoreError(f"{folder / CONFIG_NAME}: cannot be read ({error}).") from error
-    return config
+    Raises:
+        StoreError: if the adapter changes the model by more than low-rank factors.
+    """
+    adapter = read_adapter(folder)
+    if adapter.replaced:
+        raise StoreError(
+            f"{folder}: its adapter replaces {len(adapter.replaced)} weights as a whole, such as "
+            f"{min(adapter.replaced)!r}; expected low-rank factors alone. Train it without "
+            f"`modules_to_save` and `bias`."
+        )
+    return adapter.factors
 
 
 def _target_names(model: PreTrainedModel, lora: LoraSpec) -> list[str]:
