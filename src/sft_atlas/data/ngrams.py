@@ -42,13 +42,8 @@ def build_index(items: Sequence[Sequence[str]], *, length: int, max_items: int) 
 
     Every item has at least `length` words.
     """
-    vocabulary: dict[str, int] = {}
-    for word in chain.from_iterable(items):
-        vocabulary.setdefault(word, len(vocabulary) + 1)
-    ids, starts = _encode(items, vocabulary)
-    hashes, positions = _hash_ngrams(ids, length)
-    owners = np.searchsorted(starts, positions, side="right") - 1
-    hashes, owners = _distinct_pairs(hashes, owners)
+    vocabulary = _number_words(items)
+    hashes, owners = hash_sets(items, length=length, vocabulary=vocabulary)
     _, inverse, num_items = np.unique(hashes, return_inverse=True, return_counts=True)
     frequency = num_items[inverse]
     is_kept = frequency <= max_items
@@ -92,6 +87,26 @@ def find_shares(
     yield from zip(
         rows[found].tolist(), members[found].tolist(), shares[found].tolist(), strict=True
     )
+
+
+def hash_sets(
+    texts: Sequence[Sequence[str]], *, length: int, vocabulary: dict[str, int] | None = None
+) -> tuple[Hashes, Ints]:
+    """Return (hash, text) of each text's distinct n-grams, by hash and then by text.
+
+    N-grams with a word that `vocabulary` lacks are left out; without one, all words are known.
+    """
+    known = _number_words(texts) if vocabulary is None else vocabulary
+    ids, starts = _encode(texts, known)
+    hashes, positions = _hash_ngrams(ids, length)
+    return _distinct_pairs(hashes, np.searchsorted(starts, positions, side="right") - 1)
+
+
+def _number_words(texts: Sequence[Sequence[str]]) -> dict[str, int]:
+    vocabulary: dict[str, int] = {}
+    for word in chain.from_iterable(texts):
+        vocabulary.setdefault(word, len(vocabulary) + 1)
+    return vocabulary
 
 
 def _encode(texts: Sequence[Sequence[str]], vocabulary: dict[str, int]) -> tuple[Ints, Ints]:

@@ -20,6 +20,17 @@ def normalise(text: str) -> list[str]:
     return mark_text(text).split()
 
 
+def collapse(text: str) -> str:
+    """Return a text without case and with one space for any run of white space; NFKC.
+
+    Unlike the words, it keeps punctuation: `2 + 3` is not `2 - 3`.
+
+    >>> collapse("Don't  PANIC:\n3.5 km!")
+    "don't panic: 3.5 km!"
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def tokens_per_word(words: Sequence[str]) -> int:
     """Return 2 where most tokens are single characters of an unspaced script, else 1."""
     num_characters = sum(len(word) == 1 and _is_unspaced(word) for word in words)
