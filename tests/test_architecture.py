@@ -35,7 +35,12 @@ STAGES = {"train", "evaluate", "grade", "measure", "analyze", "render"}
 # The page shows what the analysis found: render reads analyze's frozen Findings and tables.
 ALLOWED_SIBLINGS = {("render", "analyze")}
 
-KNOW_STAGES = {"execute/worker.py", "execute/modelless.py"}
+KNOW_STAGES = {
+    "execute/worker.py",
+    "execute/session.py",
+    "execute/measuring.py",
+    "execute/modelless.py",
+}
 
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
 MAX_MODULE_LINES = 400

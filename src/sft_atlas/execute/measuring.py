@@ -5,20 +5,27 @@ by whichever job of it comes first, while its pristine weights are in memory.
 """
 
 from collections.abc import Iterable
-from typing import assert_never
+from functools import cache
+from typing import Final, assert_never
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sft_atlas.data.selection import item_texts, selected_texts
+from sft_atlas.errors import DataError
 from sft_atlas.measure.drift import measure_drift
+from sft_atlas.measure.embed import Embed, build_embed, remember_last
 from sft_atlas.measure.forgetting import measure_forgetting
 from sft_atlas.measure.likelihood import measure_likelihood
 from sft_atlas.measure.representation import measure_representation
+from sft_atlas.measure.similarity import measure_similarity
 from sft_atlas.measure.spectrum import measure_spectrum
 from sft_atlas.model.load import BaseModel
 from sft_atlas.store.store import Store
+from sft_atlas.study.job import SimilarityJob
 from sft_atlas.study.measure import (
     CellMeasure,
     DriftMeasure,
+    Embedder,
     ForgettingMeasure,
     LikelihoodMeasure,
     RepresentationMeasure,
@@ -26,6 +33,9 @@ from sft_atlas.study.measure import (
     base_measures,
 )
 from sft_atlas.study.spec import CellSpec, ModelSpec
+
+_REMEMBERED_SETS: Final = 12
+"""Sets of at most 2,000 vectors that are kept between jobs; 16 MB each for words."""
 
 
 def lacks_measures(store: Store, cell: CellSpec, measures: Iterable[CellMeasure]) -> bool:
@@ -71,6 +81,45 @@ def measure_cell(
         measure_representation(store, cell, measure, model=model, tokenizer=tokenizer)
     else:
         assert_never(measure)
+
+
+def compare_texts(
+    store: Store,
+    job: SimilarityJob,
+    *,
+    model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Publish how close a dataset is to each benchmark of a job; a benchmark's fault costs no other.
+
+    `model` is the pristine base where the embedder is its hidden states.
+
+    Raises:
+        DataError: the first fault, after all pairs were tried.
+    """
+    first = job.pairs[0]
+    if model is None:
+        embed = _embed_without_model(first.embedder)
+    else:
+        embed = remember_last(build_embed(first.embedder, model=model, tokenizer=tokenizer))
+    rows = selected_texts(
+        first.dataset, num_samples=first.num_samples, subset_seed=first.subset_seed
+    )
+    faults: list[DataError] = []
+    for pair in job.pairs:
+        try:
+            items = item_texts(pair.benchmark)
+            measure_similarity(store, pair, rows=rows, items=items, embed=embed)
+        except DataError as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
+
+
+@cache
+def _embed_without_model(embedder: Embedder) -> Embed:
+    """Return an embedder for the life of the process: a benchmark meets every dataset."""
+    return remember_last(build_embed(embedder), num_sets=_REMEMBERED_SETS)
 
 
 def base_cell(model: ModelSpec) -> CellSpec:

@@ -25,10 +25,14 @@ from sft_atlas.errors import (
 )
 from sft_atlas.evaluate.canary import Probe, check_cell, check_golden, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
-from sft_atlas.execute.measuring import lacks_measures, measure_base, measure_cell
+from sft_atlas.execute.measuring import (
+    compare_texts,
+    lacks_measures,
+    measure_base,
+    measure_cell,
+)
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
 from sft_atlas.execute.placement import Placement
-from sft_atlas.execute.texts import compare_texts
 from sft_atlas.measure.dataset import measure_dataset
 from sft_atlas.model.load import BaseModel, load_base, load_cell
 from sft_atlas.store.outcomes import outcome_folder
