@@ -1,0 +1,73 @@
+"""Vectors are read as they were published, and what has none is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planted_vectors import DIGEST, MEASURE, publish_vector
+from sft_atlas.errors import DamagedError, StoreError
+from sft_atlas.store.store import Store, open_store
+from sft_atlas.store.vectors import VECTORS_NAME, load_vectors
+
+FIRST, SECOND, THIRD = ("a" * 32, "b" * 32, "c" * 32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store", create=True)
+
+
+def test_vectors_have_a_row_per_cell_in_the_order_asked_for(store: Store) -> None:
+    publish_vector(store, FIRST, [-1.5, -2.25], answer=[-0.5, -0.1])
+    publish_vector(store, SECOND, [-3.0, -4.0], answer=[-0.3, -0.2])
+    vectors = load_vectors(store, [SECOND, FIRST, SECOND], MEASURE)
+    assert vectors.cells == (SECOND, FIRST)
+    assert vectors.texts == ("text-0", "text-1")
+    np.testing.assert_array_equal(vectors.prompt, [[-3.0, -4.0], [-1.5, -2.25]])
+    np.testing.assert_array_equal(vectors.answer, [[-0.3, -0.2], [-0.5, -0.1]])
+    assert vectors.prompt_tokens.tolist() == [[9, 9], [9, 9]]
+    assert vectors.answer_bytes.tolist() == [20, 20]
+    assert (vectors.texts_sha256, vectors.measure) == (DIGEST, MEASURE.fingerprint)
+    assert not vectors.missing
+
+
+def test_a_cell_without_numbers_is_named_and_has_no_row(store: Store) -> None:
+    publish_vector(store, FIRST, [-1.0, -2.0])
+    publish_vector(store, SECOND, [-1.0, float("-inf")])
+    publish_vector(store, THIRD, [None, -1.0])
+    vectors = load_vectors(store, [FIRST, SECOND, THIRD, "d" * 32], MEASURE)
+    assert vectors.cells == (FIRST,)
+    assert vectors.missing == {
+        SECOND: "a log-likelihood is missing or not finite",
+        THIRD: "a log-likelihood is missing or not finite",
+        "d" * 32: "its likelihoods were not measured yet",
+    }
+
+
+def test_a_store_without_any_gives_no_rows(store: Store) -> None:
+    vectors = load_vectors(store, [FIRST], MEASURE)
+    assert (vectors.num_cells, vectors.num_texts, vectors.prompt.shape) == (0, 0, (0, 0))
+    assert vectors.prompt_bytes.shape == (0,)
+
+
+def test_cells_that_read_different_texts_are_refused(store: Store) -> None:
+    publish_vector(store, FIRST, [-1.0, -2.0])
+    publish_vector(store, SECOND, [-1.0, -2.0], texts_sha256="e" * 64)
+    folder = store.layout.measure(SECOND, MEASURE.fingerprint)
+    with pytest.raises(StoreError) as error:
+        load_vectors(store, [FIRST, SECOND], MEASURE)
+    assert str(error.value) == (
+        f"{folder}: cell {SECOND} read texts {'e' * 12}, but cell {FIRST} read {'d' * 12}; "
+        f"expected one text set for all cells. Move the folder away and run the study again."
+    )
+
+
+def test_an_altered_table_is_found(store: Store) -> None:
+    publish_vector(store, FIRST, [-1.0, -2.0])
+    path = store.layout.measure(FIRST, MEASURE.fingerprint) / VECTORS_NAME
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="differs from the digest in its record"):
+        load_vectors(store, [FIRST], MEASURE)
