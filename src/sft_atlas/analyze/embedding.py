@@ -10,10 +10,11 @@ Classical multidimensional scaling of these distances gives the principal compon
 they are Euclidean; it is where the metric one starts.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 from scipy.spatial.distance import cdist
 
 Floats = NDArray[np.float64]
@@ -29,47 +30,32 @@ _MAX_ROUNDS: Final = 500
 _LEAST_PROGRESS: Final = 1e-6
 
 
-class Components(NamedTuple):
-    """Principal components of centred vectors."""
+def principal_components(q: Floats) -> Floats:
+    """Return (K, 2) places on the first two components of centred vectors, in the unit of q.
 
-    places: Floats
-    """(K, 2), in the unit of q."""
-    explained: Floats
-    """Share of the variance of each component, largest first; empty where there is none."""
-
-
-def principal_components(q: Floats) -> Components:
-    """Return the first two components; the sign makes the cell that lies furthest out positive.
-
-    A direction without variance is 0 for all cells.
+    A direction without variance is 0 for all cells; the cell furthest out is positive.
     """
-    # The cells are fewer than the texts: their inner products are the small way to the same.
-    sizes, vectors = np.linalg.eigh(q @ q.T)
-    sizes = np.maximum(sizes[::-1], 0)
-    total = float(sizes.sum())
-    return Components(_largest_two(sizes, vectors), sizes / total if total else np.zeros(0))
-
-
-def _largest_two(sizes: Floats, vectors: Floats) -> Floats:
-    """Return (K, 2) eigenvectors of the two largest eigenvalues, times their roots.
-
-    `sizes` fall, `vectors` are as `eigh` gives them. The cell furthest out is positive.
-    """
-    count = min(2, len(sizes))
-    places = np.zeros((len(sizes), 2))
-    places[:, :count] = vectors[:, ::-1][:, :count] * np.sqrt(sizes[:count])
-    furthest = np.abs(places).argmax(axis=0)
-    signs = np.sign(places[furthest, np.arange(2)])
-    signed: Floats = places * np.where(signs == 0, 1.0, signs)
-    return signed
+    # The cells are fewer than the texts: their inner products are the short way to the same.
+    return _largest_two(q @ q.T)
 
 
 def classical_mds(squared: Floats) -> Floats:
     """Return (K, 2) places from (K, K) squared distances (Torgerson 1952)."""
     centred = squared - squared.mean(axis=0)
-    inner = -0.5 * (centred - centred.mean(axis=1, keepdims=True))
-    sizes, vectors = np.linalg.eigh(inner)
-    return _largest_two(np.maximum(sizes[::-1], 0), vectors)
+    return _largest_two(-0.5 * (centred - centred.mean(axis=1, keepdims=True)))
+
+
+def _largest_two(inner: Floats) -> Floats:
+    """Return the eigenvectors of the two largest eigenvalues, times the roots of those."""
+    size = len(inner)
+    count = min(2, size)
+    values, vectors = eigh(inner, subset_by_index=(size - count, size - 1))
+    places = np.zeros((size, 2))
+    places[:, :count] = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0))
+    furthest = np.abs(places).argmax(axis=0)
+    signs = np.sign(places[furthest, np.arange(2)])
+    signed: Floats = places * np.where(signs == 0, 1.0, signs)
+    return signed
 
 
 def place_classical(squared: Floats, places: Floats, squared_within: Floats) -> Floats:

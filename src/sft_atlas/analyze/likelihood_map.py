@@ -178,7 +178,7 @@ def _fitted(
     space = _space(vectors, steps, left_out, cells)
     z = per_text(space.q)
     squared = squared_distances(space.q)
-    components = embedding.principal_components(z).places
+    components = embedding.principal_components(z)
     places = {"pca": components, "mds": embedding.metric_mds(np.sqrt(squared), components)}
     perplexity = None
     if len(cells) >= embedding.MIN_TSNE_CELLS and components.any():
