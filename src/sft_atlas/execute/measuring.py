@@ -90,7 +90,7 @@ def compare_texts(
     model: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> None:
-    """Publish how close a dataset is to each benchmark of a job; a benchmark's fault costs no other.
+    """Publish how close a dataset is to each benchmark of a job; one's fault costs no other.
 
     `model` is the pristine base where the embedder is its hidden states.
 

@@ -21,11 +21,12 @@ from sft_atlas.study.measure import (
     TextFile,
 )
 from sft_atlas.study.schema import EmbedderEntry, MeasuresEntry, StudyFile, TextsEntry
-from sft_atlas.study.source import source_from_card
+from sft_atlas.study.source import Source, source_from_card
 from sft_atlas.study.spec import BenchmarkSpec, distinct_items
 from sft_atlas.study.study import StudyModel
 
 _DEFAULT_TEXTS = "neutral"
+_FIELD = "text"
 
 
 @final
@@ -81,27 +82,29 @@ def resolve_measures(
 def _neutral_texts(
     entry: MeasuresEntry, models: Sequence[StudyModel], folder: Path, lines: Lines
 ) -> tuple[TextFile, TextsCard | None]:
-    given = entry.texts
-    if isinstance(given, TextsEntry):
-        where = lines.where("measures", "texts")
+    where = lines.where("measures", "texts")
+    given = TextsEntry(name=entry.texts) if isinstance(entry.texts, str) else entry.texts
+    if given is not None and (given.path is not None or given.hub is not None):
         source = entry_source(given, folder, where)
-        if source.path is None and source.hub is None:
-            raise StudyError(
-                f"{where}: names neither path nor hub; add one, or write a name alone."
-            )
-        return TextFile(
-            source=source,
-            field=given.field,
-            limit=given.limit,
-            max_bytes=given.max_bytes,
-            name=given.name,
-        ), None
+        return _text_file(given, source, given.field or _FIELD), None
     try:
-        card = find_texts(given if given is not None else _suited_texts(models, lines))
+        card = find_texts(_suited_texts(models, lines) if given is None else given.name)
     except CatalogError as error:
-        raise StudyError(f"{lines.where('measures', 'texts')}: {error}") from error
-    file = TextFile(source=source_from_card(card.source), field=card.field, name=card.name)
-    return file, card
+        raise StudyError(f"{where}: {error}") from error
+    if given is not None and given.field is not None:
+        raise StudyError(f"{where}: field belongs to a file of your own; add path, or remove it.")
+    named = given or TextsEntry(name=card.name)
+    return _text_file(named, source_from_card(card.source), card.field), card
+
+
+def _text_file(entry: TextsEntry, source: Source, field: str) -> TextFile:
+    return TextFile(
+        source=source,
+        field=field,
+        limit=entry.limit,
+        max_bytes=entry.max_bytes,
+        name=entry.name,
+    )
 
 
 def _suited_texts(models: Sequence[StudyModel], lines: Lines) -> str:

@@ -135,7 +135,7 @@ def _type(facts: dict[str, Any]) -> str:
     if "const" in facts:
         return f"`{facts['const']}`"
     if "enum" in facts:
-        return " or ".join(f"`{value}`" for value in facts["enum"])
+        return " or ".join(f"`{_plain(value)}`" for value in facts["enum"])
     members = facts.get("anyOf") or facts.get("oneOf")
     if members:
         names = [_type(member) for member in members if member.get("type") != "null"]
@@ -150,6 +150,10 @@ def _type(facts: dict[str, Any]) -> str:
         return f"mapping to {_type(values)}"
     words = {"integer": "whole number", "number": "number", "string": "text"}
     return words.get(str(kind), "true or false") + _bounds(facts)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _bounds(facts: dict[str, Any]) -> str:

@@ -228,12 +228,12 @@ class BlockEntry(Section):
 
 
 class TextsEntry(SourceEntry):
-    """Texts of one's own that models read: a JSONL, Parquet, CSV or text file."""
+    """Texts that models read: a JSONL, Parquet, CSV or text file, or so many of a card's."""
 
     name: Name
-    """Name in tables."""
-    field: str = "text"
-    """Column that holds the text."""
+    """Name in tables; a card's name where neither path nor hub is given."""
+    field: str | None = None
+    """Column of the file that holds the text; `text` where left out."""
     limit: int | None = Field(default=500, ge=2, le=10**6)
     """Use only so many texts, in a seeded order; null uses all."""
     max_bytes: int = Field(default=1024, ge=16, le=10**6)
@@ -254,7 +254,7 @@ EmbedderItem = Annotated[
     Annotated[Literal["words", "hidden"], Tag("plain")] | Annotated[EmbedderEntry, Tag("mapping")],
     Discriminator(_kind_of),
 ]
-Kept = bool | Literal["every", "last"]
+Kept = Literal[True, False, "every", "last"]
 """Of which kept epochs: all, the last of each training run, or (false) none; true is all."""
 
 
@@ -290,7 +290,8 @@ class MeasuresEntry(Section):
     representations: Kept = "last"
     """Intrinsic dimension of hidden states by layer, and how like the base's they are."""
     texts: TextsItem | None = None
-    """Neutral texts for `forgetting` and `representations`: the name of a card, or a mapping."""
+    """Neutral texts for `forgetting` and `representations`: a card's name or a mapping; left out,
+    those that suit the base models."""
 
     @model_validator(mode="after")
     def _compares_once(self) -> "MeasuresEntry":
