@@ -241,13 +241,23 @@ def _right_answer(template: str, item: Item) -> str:
 
 
 def _file_texts(texts: TextFile) -> list[Text]:
+    # A digest or a revision says that the same wish finds the same rows again.
+    is_pinned = texts.source.sha256 is not None or texts.source.revision is not None
+    return list(_read_once(texts) if is_pinned else _read_file(texts))
+
+
+def _read_file(texts: TextFile) -> tuple[Text, ...]:
     rows = [
         _cut(_read_text(row, where, texts.field), texts.max_bytes)
         for where, row in iter_rows(_as_lines(texts.source, texts.field))
     ]
     ids = [str(position) for position in range(len(rows))]
     order = frozen_order(ids, [None] * len(ids), texts.order_seed)
-    return [Text(ids[i], texts.name, "", rows[i]) for i in order[: texts.limit]]
+    return tuple(Text(ids[i], texts.name, "", rows[i]) for i in order[: texts.limit])
+
+
+# Every cell asks for the same few rows of a file that may be large.
+_read_once = lru_cache(maxsize=4)(_read_file)
 
 
 def _as_lines(source: Source, field: str) -> Source:
