@@ -10,6 +10,7 @@ than half of its cells came later, a cell of the fit is gone, other texts are wh
 possible), because a reader who knows the old picture must find it again.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -62,6 +63,8 @@ class MapTables:
     """`map_groups.group_shares` by variant"""
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
     """`map_groups.displacement_agreement` by variant"""
+    missing: tuple[tuple[str, int], ...] = ()
+    """Why cells of the study have no place, and how many."""
     fresh: tuple[StoredMap, ...] = ()
     """Maps that are not in the store yet, for `store.maps.publish_map`."""
 
@@ -84,7 +87,8 @@ def map_tables(
     hold cells of other studies: they belong to the map and are not shown. Deterministic for given
     vectors and `known` maps.
     """
-    shown = [] if vectors is None else [c for c in vectors.cells if c in set(cells["cell"])]
+    wanted = set(cells["cell"])
+    shown = [] if vectors is None else [cell for cell in vectors.cells if cell in wanted]
     if vectors is None or len(shown) < MIN_CELLS:
         return MapTables()
     labels = cells.drop_duplicates("cell").set_index("cell").loc[shown]
@@ -99,6 +103,9 @@ def map_tables(
         quality=_joined([part.quality for part in parts]),
         shares=_joined([part.shares for part in parts]),
         agreement=_joined([part.agreement for part in parts]),
+        missing=tuple(
+            Counter(why for cell, why in vectors.missing.items() if cell in wanted).items()
+        ),
         fresh=tuple(item for part in parts for item in part.fresh),
     )
 

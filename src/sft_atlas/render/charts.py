@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import altair as alt
 
+from sft_atlas.render.map_chart import model_map
+
 ROW_PIXELS: Final = 30
 """Height of a row of the gain map."""
 
@@ -27,6 +29,7 @@ def chart_specs() -> dict[str, dict[str, Any]]:
         "layer-correlation": layer_correlation(),
         "epochs": epoch_curves(),
         "losses": loss_curves(),
+        "model-map": model_map(),
     }
     specs = {}
     for name, chart in charts.items():

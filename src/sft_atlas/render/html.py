@@ -22,9 +22,11 @@ import pandas as pd
 from sft_atlas import files
 from sft_atlas.analyze.analysis import Analysis, analyze
 from sft_atlas.analyze.findings import Finding
+from sft_atlas.analyze.likelihood_map import MapTables
 from sft_atlas.render.charts import chart_specs
 from sft_atlas.render.coverage import block_coverage, failures, ungained, unscored
 from sft_atlas.render.families import Entry, families
+from sft_atlas.render.map_words import map_words
 from sft_atlas.render.payload import make_payload
 from sft_atlas.render.sentinels import find_sentinels
 from sft_atlas.render.trust import find_leaks, share_text, sharpness
@@ -58,6 +60,8 @@ class Evidence:
     """`store.tables.groups_table`"""
     overlaps: pd.DataFrame | None = None
     """`store.overlaps.overlap_table`; None: the page says nothing about overlaps."""
+    map: MapTables = field(default_factory=MapTables)
+    """`analyze.likelihood_map.map_tables`"""
 
 
 def write_report(
@@ -93,7 +97,7 @@ def render_report(
         style=_asset("report.css"),
         libraries=_libraries(),
         script=script,
-        payload=embedded_json(make_payload(tables, analysis)),
+        payload=embedded_json(make_payload(tables, analysis, known.map)),
         specs=embedded_json(chart_specs()),
         axes=_axes(tables),
         questions=_questions(analysis.findings),
@@ -105,6 +109,7 @@ def render_report(
         sharpness=sharpness(tables.scores),
         leaks=None if overlaps is None else find_leaks(overlaps, tables.cells),
         families=families(known.groups, tables.scores, tables.cells, setting=setting),
+        model_map=map_words(known.map),
         counts=_counts(tables),
         analysis=analysis,
         licences=[(name, _asset(f"{name}.LICENSE")) for name in _LIBRARIES],
@@ -124,7 +129,7 @@ def embedded_json(value: object) -> str:
 
 
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
-_SCRIPTS = ("data.js", "charts.js", "table.js", "page.js")
+_SCRIPTS = ("data.js", "charts.js", "table.js", "map.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True)

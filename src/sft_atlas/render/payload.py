@@ -16,6 +16,8 @@ import pandas as pd
 from sft_atlas.analyze.analysis import Analysis
 from sft_atlas.analyze.associations import POOLED
 from sft_atlas.analyze.gains import AVERAGE, labelled_cells
+from sft_atlas.analyze.likelihood_map import MapTables
+from sft_atlas.render.map_payload import map_payload
 from sft_atlas.render.trust import RATING
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ Columns = dict[str, list[Any]]
 Names = dict[str, list[str]]
 
 
-def make_payload(tables: "Tables", analysis: Analysis) -> dict[str, Any]:
+def make_payload(
+    tables: "Tables", analysis: Analysis, drawn_map: MapTables | None = None
+) -> dict[str, Any]:
     """Return everything that the page's scripts read, as plain JSON."""
     cells = _ordered_cells(tables.cells)
     names = _names(tables, cells)
@@ -40,6 +44,7 @@ def make_payload(tables: "Tables", analysis: Analysis) -> dict[str, Any]:
         "cells": _cells(cells, names),
         "scores": _scores(tables.scores, index, names),
         "map": _coded(analysis.gain_map, _MAP, names),
+        "model_map": map_payload(drawn_map, cells, index),
         "points": _coded(analysis.points, _POINTS, names),
         "associations": _coded(analysis.associations, _ASSOCIATIONS, names),
         "layers": _coded(analysis.layers, _LAYERS, names),

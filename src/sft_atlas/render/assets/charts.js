@@ -45,18 +45,18 @@ function chartConfig(theme, width) {
 }
 
 // Draws a specification with rows in place; `patch` may change it before. Charts are drawn one after another, each in
-// a task of its own, so that the page answers while it fills.
+// a task of its own, so that the page answers while it fills. `ready` gets the view each time it was drawn.
 let queue = Promise.resolve();
-function draw(place, name, rows, patch) {
-  drawn.set(place, () => draw(place, name, rows, patch));
+function draw(place, name, rows, patch, ready) {
+  drawn.set(place, () => draw(place, name, rows, patch, ready));
   const turn = {};
   turns.set(place, turn);
   queue = queue
     .then(() => new Promise((next) => { setTimeout(next); }))
-    .then(() => (turns.get(place) === turn ? render(place, name, rows, patch) : null));
+    .then(() => (turns.get(place) === turn ? render(place, name, rows, patch, ready) : null));
 }
 
-async function render(place, name, rows, patch) {
+async function render(place, name, rows, patch, ready) {
   const element = document.getElementById(`chart-${place}`);
   const spec = JSON.parse(JSON.stringify(specs[name]));
   const theme = THEMES[themeName()];
@@ -70,6 +70,7 @@ async function render(place, name, rows, patch) {
   });
   views.get(place)?.finalize();
   views.set(place, result.view);
+  if (ready) ready(result.view);
   const svg = element.querySelector("svg");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", element.closest("[aria-label]").getAttribute("aria-label"));

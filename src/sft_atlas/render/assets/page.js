@@ -365,6 +365,7 @@ let lastWidth = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = innerWidth; clearTimeout(followScroll.timer); followScroll.timer = setTimeout(redrawAll, 150); } });
 
 gainMapSection();
+modelMapSection();
 perplexitySection();
 layerSection();
 epochSection();

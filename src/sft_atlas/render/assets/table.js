@@ -85,7 +85,7 @@ const COLUMNS = [
 const MEASURED = ["score", "base_score", "gain", "num_scored"];
 const FILTERS = ["model", "data", "method", "benchmark", "epoch", "state", "flags"];
 
-const table = { rows: resultRows(), shown: [], page: 0, sort: null, ascending: true, finding: null, filters: {}, text: "" };
+const table = { rows: resultRows(), shown: [], page: 0, sort: null, ascending: true, finding: null, chosen: null, filters: {}, text: "" };
 
 function visibleColumns() {
   // Base models have no schedule; a flag that all rows have is still to be seen.
@@ -103,7 +103,7 @@ function compare(a, b) {
 
 function applyTable() {
   const words = table.text.toLowerCase().split(/\s+/).filter(Boolean);
-  const cells = table.finding === null ? null : new Set(payload.findings[table.finding]);
+  const cells = table.finding === null ? table.chosen : new Set(payload.findings[table.finding]);
   const benchmarks = table.finding === null ? [] : payload.finding_benchmarks[table.finding];
   table.shown = table.rows.filter((row) => {
     if (cells && (!cells.has(row.index) || (benchmarks.length && !benchmarks.includes(row.benchmark)))) return false;
@@ -183,8 +183,19 @@ function downloadTable() {
   saveFile("results.csv", "text/csv", `${[keys.join(","), ...lines].join("\r\n")}\r\n`);
 }
 
+// Shows the rows of some cells alone; null: of all.
+function showCells(cells, text) {
+  showFinding(null);
+  table.chosen = cells;
+  const chip = document.getElementById("finding-chip");
+  chip.hidden = cells === null;
+  chip.textContent = `${text} \u00d7`;
+  applyTable();
+}
+
 function showFinding(index) {
   table.finding = index;
+  table.chosen = null;
   const chip = document.getElementById("finding-chip");
   chip.hidden = index === null;
   chip.textContent = index === null ? "" : "Rows of one answer only \u00d7";
