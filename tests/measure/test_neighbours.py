@@ -8,7 +8,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sft_atlas.errors import DataError
 from sft_atlas.measure import neighbours
-from sft_atlas.measure.neighbours import find_neighbours
+from sft_atlas.measure.neighbours import find_neighbours, principal_coordinates
 
 
 def draw(num_points: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -68,3 +68,18 @@ def test_a_point_that_is_no_number_is_named() -> None:
 def test_a_single_point_has_no_neighbour() -> None:
     with pytest.raises(DataError, match=r"^1 points: none has a neighbour; expected at least 2."):
         find_neighbours(draw(1, 3), 2)
+
+
+def test_principal_coordinates_keep_every_distance() -> None:
+    points = 50 + draw(30, 400)
+    turned = principal_coordinates(points)
+    assert turned.shape == (30, 30)
+    expected = find_neighbours(points, 29)
+    found = find_neighbours(turned, 29)
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-12)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(principal_coordinates(points.T), points.T)
+
+
+def test_equal_rows_have_no_principal_axis() -> None:
+    assert not principal_coordinates(np.full((5, 70), 0.1)).any()

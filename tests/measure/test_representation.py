@@ -322,3 +322,17 @@ def test_the_columns_are_those_that_tables_expect() -> None:
             "reason",
         ]
     )
+
+
+def test_states_with_more_dimensions_than_texts_are_described_alike() -> None:
+    """Rotated into 500 dimensions, the same cloud has the same shape and likeness."""
+    narrow = draw_layers([2, 3], 150)
+    other = narrow + 0.05 * draw_layers([3, 2], 150)
+    axes = np.linalg.qr(np.random.default_rng(9).standard_normal((500, 40)))[0].T
+    rows = profile_states(narrow.astype(np.float64), base=other.astype(np.float64))[0]
+    wide = profile_states(narrow @ axes, base=other @ axes)[0]
+    for row, same in zip(rows, wide, strict=True):
+        assert same["dimension"] == 500
+        assert same["num_clusters"] == row["num_clusters"]
+        for name in ("two_nn", "mle", "gride", "within_dimension", "cka", "procrustes"):
+            assert same[name] == pytest.approx(row[name], rel=1e-6), name

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sft_atlas.errors import DataError
+from sft_atlas.measure.neighbours import Array, principal_coordinates
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
 Points = np.ndarray[Any, Any]
 
 MIN_TEXTS = 4
@@ -65,17 +65,9 @@ def procrustes_distance(a: Points, b: Points) -> float:
     """
     x, y = _centred(a, b)
     # X^T Y = Q_x (R_x R_y^T) Q_y^T: with fewer texts than dimensions the small product is enough.
-    cross = _squeezed(x).T @ _squeezed(y)
+    cross = x.T @ y
     nuclear = float(np.linalg.svd(cross, compute_uv=False).sum())
     return min(max(1.0 - nuclear, 0.0), 1.0)
-
-
-def _squeezed(side: Array) -> Array:
-    """Return the side in as few dimensions as it has texts."""
-    if side.shape[1] <= side.shape[0]:
-        return side
-    triangle: Array = np.linalg.qr(side.T, mode="r")  # type: ignore[assignment]
-    return triangle.T
 
 
 def _centred(a: Points, b: Points) -> tuple[Array, Array]:
@@ -85,14 +77,13 @@ def _centred(a: Points, b: Points) -> tuple[Array, Array]:
             f"states: {len(a)} texts on one side and {len(b)} on the other; expected the same "
             f"texts. Measure both models on one set."
         )
-    x, y = _normalised(a), _normalised(b)
-    return x, y
+    return _normalised(a), _normalised(b)
 
 
 def _normalised(states: Points) -> Array:
-    values = np.asarray(states, dtype=np.float64)
-    if not np.isfinite(values).all():
+    if not np.isfinite(states).all():
         raise DataError("states: not all are finite; expected numbers. Look where they come from.")
+    values = principal_coordinates(states)
     largest = np.abs(values).max(initial=0.0)
     centred: Array = values - values.mean(axis=0)
     norm = float(np.linalg.norm(centred))

@@ -16,7 +16,13 @@ from typing import Any, Final, NamedTuple, final
 import numpy as np
 
 from sft_atlas.errors import DataError
-from sft_atlas.measure.neighbours import Array, Neighbours, check_finite, find_neighbours
+from sft_atlas.measure.neighbours import (
+    Array,
+    Neighbours,
+    check_finite,
+    find_neighbours,
+    principal_coordinates,
+)
 
 MIN_POINTS: Final = 32
 """Different points below which nothing is estimated: a neighbourhood would be the whole cloud."""
@@ -55,7 +61,8 @@ class GrideScale(NamedTuple):
 class Cloud(NamedTuple):
     """Points that differ, with their neighbours."""
 
-    points: np.ndarray[Any, Any]
+    points: Array
+    """Turned to their principal axes where dimensions outnumber them."""
     neighbours: Neighbours
     num_duplicates: int
 
@@ -78,9 +85,10 @@ def find_distinct(points: np.ndarray[Any, Any], k: int, *, rounding: float = ROU
     first: dict[bytes, int] = {}
     for i, row in enumerate(rows):
         first.setdefault(row.tobytes(), i)
-    kept = points[list(first.values())]
-    squares = np.square(kept, dtype=np.float64).sum(axis=1)
+    different = points[list(first.values())]
+    squares = np.square(different, dtype=np.float64).sum(axis=1)
     limit = rounding * math.sqrt(float(squares.mean()))
+    kept = principal_coordinates(different)
     while len(kept) > 1:
         neighbours = find_neighbours(kept, k)
         near = np.flatnonzero(neighbours.distances[:, 0] <= limit)

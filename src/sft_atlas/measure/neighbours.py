@@ -23,6 +23,10 @@ _CANCELLED: Final = 1e-5
 of one that is not."""
 
 
+_ROUNDED: Final = 1e-12
+"""Deviation from the mean, as a share of the largest value, that float64 leaves of equal rows."""
+
+
 @final
 class Neighbours(NamedTuple):
     """The nearest other points of each of n points, nearest first."""
@@ -57,6 +61,25 @@ def find_neighbours(points: np.ndarray[Any, Any], k: int) -> Neighbours:
         rows = slice(begin, min(begin + step, n))
         distances[rows], indices[rows] = _block(centred, squares, rows, k)
     return Neighbours(distances, indices)
+
+
+def principal_coordinates(points: np.ndarray[Any, Any]) -> Array:
+    """Return points (n, dimension) centred and turned to their n principal axes, where dimensions
+    outnumber points: the same cloud in less room. Others come back as they are, in float64.
+
+    Squared distances keep all but 1e-15 of the largest squared norm. A spread that is but the
+    rounding of equal rows becomes none.
+    """
+    values = np.asarray(points, dtype=np.float64)
+    if values.shape[1] <= len(values):
+        return values
+    centred = values - values.mean(axis=0)
+    limit = _ROUNDED * float(np.abs(values).max(initial=0.0))
+    if np.abs(centred).max(initial=0.0) <= limit:
+        return np.zeros((len(values), len(values)))
+    squares, axes = np.linalg.eigh(centred @ centred.T)
+    coordinates: Array = axes * np.sqrt(np.maximum(squares, 0.0))
+    return coordinates
 
 
 def check_finite(points: np.ndarray[Any, Any]) -> None:

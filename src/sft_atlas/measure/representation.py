@@ -35,7 +35,7 @@ from sft_atlas.measure.dimension import (
     subsample_curve,
     two_nn,
 )
-from sft_atlas.measure.neighbours import Neighbours, find_neighbours
+from sft_atlas.measure.neighbours import Neighbours, find_neighbours, principal_coordinates
 from sft_atlas.model.states import POOLINGS, pooled_states
 from sft_atlas.store.records import Record, check_artifact, make_provenance
 from sft_atlas.store.store import Store
@@ -267,10 +267,12 @@ def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 def _likeness(states: Points, base: Points, reason: str | None) -> dict[str, Any]:
     """Return CKA and Procrustes distance to the base; null where a side has no spread."""
+    # Once for both; neither sees how a side is turned.
+    own, other = principal_coordinates(states), principal_coordinates(base)
     try:
         return {
-            "cka": debiased_cka(states, base),
-            "procrustes": procrustes_distance(states, base),
+            "cka": debiased_cka(own, other),
+            "procrustes": procrustes_distance(own, other),
             "reason": reason,
         }
     except DataError as error:
