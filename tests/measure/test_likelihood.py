@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,29 @@ def test_the_model_is_left_as_it_was_and_a_cell_measured_once(store: Store, tmp_
     with torch.no_grad():
         next(model.parameters()).zero_()
     assert measure_texts(store, texts, model)[0] == record
+
+
+def test_a_further_benchmark_reads_its_own_questions_alone(store: Store, tmp_path: Path) -> None:
+    one = write_questions(tmp_path)
+    (items,) = one.benchmarks
+    pinned = replace(items, items=local_source(tmp_path / "items.jsonl"))
+    other = replace(pinned, definition=replace(items.definition, prompt="w9 {q}"), name="other")
+    model, cell = build_model(), base_cell()
+    first = measure_texts(store, replace(one, benchmarks=(pinned,)), model, cell=cell)[1]
+    with torch.no_grad():  # What is read again from here on has another sum.
+        next(model.parameters()).mul_(2.0)
+    both = measure_texts(store, replace(one, benchmarks=(other, pinned)), model, cell=cell)[1]
+    assert both[len(first) :] == first
+    again = measure_texts(store, replace(one, benchmarks=(other,)), model, cell=base_cell("b"))[1]
+    assert both[: len(first)] == again
+    unpinned = measure_texts(store, replace(one, benchmarks=(items,)), model, cell=cell)[1]
+    sums = [row["prompt_log_likelihood"] for row in unpinned]
+    assert sums != [row["prompt_log_likelihood"] for row in first]
+    cut = LikelihoodMeasure(texts=replace(one, benchmarks=(pinned,)), max_tokens=63)
+    measure_likelihood(store, cell, cut, model=model, tokenizer=build_tokenizer())
+    folder = store.layout.measure(cell.fingerprint, cut.fingerprint)
+    rows = pq.read_table(folder / "likelihood.parquet").to_pylist()
+    assert [row["prompt_log_likelihood"] for row in rows] == sums
 
 
 def test_nan_weights_are_refused_by_cell_and_text(store: Store, tmp_path: Path) -> None:

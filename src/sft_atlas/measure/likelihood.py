@@ -30,6 +30,7 @@ from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
 from sft_atlas.model.score import SampleScore, sample_log_likelihoods
 from sft_atlas.store.records import Record, make_provenance
+from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import LikelihoodMeasure
 from sft_atlas.study.spec import CellSpec
@@ -83,10 +84,14 @@ def measure_likelihood(
         return found
     started = time.time()
     texts = load_texts(measure.texts, tokenizer)
-    encoded = encode_text_set(tokenizer, texts, max_tokens=measure.max_tokens)
+    known = _earlier_rows(store, cell, measure)
+    missing = [text for text in texts if text.id not in known]
+    encoded = encode_text_set(tokenizer, missing, max_tokens=measure.max_tokens)
     scores = sample_log_likelihoods(model, [(text.ids, text.prompt_length) for text in encoded])
-    _check_finite(cell, texts, scores)
-    rows = [_row(*parts) for parts in zip(texts, encoded, scores, strict=True)]
+    _check_finite(cell, missing, scores)
+    made = zip(missing, encoded, scores, strict=True)
+    known |= {text.id: _row(text, ids, score) for text, ids, score in made}
+    rows = [known[text.id] | {"group": text.group} for text in texts]
 
     def fill(aside: Path) -> dict[str, Any]:
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -94,7 +99,7 @@ def measure_likelihood(
         return {
             "texts_sha256": texts_sha256(texts),
             "num_texts": len(texts),
-            "num_cut": sum(text.is_cut for text in encoded),
+            "num_cut": sum(row["is_cut"] for row in rows),
             "prefix": text_prefix(tokenizer).kind,
             "groups": _sum_groups(rows),
         }
@@ -106,6 +111,48 @@ def measure_likelihood(
         fill=fill,
         provenance=lambda: make_provenance(started),
     )
+
+
+def _earlier_rows(
+    store: Store, cell: CellSpec, measure: LikelihoodMeasure
+) -> dict[str, dict[str, Any]]:
+    """Return rows by text that a cell has from another set of questions, asked in the same way.
+
+    So a study that gains a benchmark reads its questions alone.
+    """
+    if measure.texts.kind != "questions":
+        return {}
+    wanted = payload(measure)
+    benchmarks = zip(measure.texts.benchmarks, wanted["texts"]["benchmarks"], strict=True)
+    # Without a digest or a revision the same wish may find other questions under the same ids.
+    prefixes = [
+        (f"{items.fingerprint[:8]}/", fields)
+        for items, fields in benchmarks
+        if items.items.sha256 is not None or items.items.revision is not None
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted(list_names(store.layout.measures / cell.fingerprint)):
+        folder = store.layout.measure(cell.fingerprint, name)
+        record = store.read(folder)
+        earlier = record.spec["measure"]
+        if earlier["kind"] != "likelihood" or _way(earlier) != _way(wanted):
+            continue
+        shared = tuple(
+            prefix for prefix, fields in prefixes if fields in earlier["texts"]["benchmarks"]
+        )
+        table = pq.read_table(store.artifact(folder, LIKELIHOOD_NAME), schema=_SCHEMA)
+        found |= {row["text"]: row for row in table.to_pylist() if row["text"].startswith(shared)}
+    return found
+
+
+def _way(measure: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides a question's row, whichever other questions are asked."""
+    texts = {
+        key: value
+        for key, value in measure["texts"].items()
+        if key not in ("benchmarks", "per_benchmark", "order_seed")
+    }
+    return measure | {"texts": texts}
 
 
 def _check_finite(cell: CellSpec, texts: Sequence[Text], scores: Sequence[SampleScore]) -> None:
