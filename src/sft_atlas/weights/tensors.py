@@ -13,16 +13,17 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sft_atlas.errors import StoreError
+from sft_atlas.weights.stored import weight_files
 
 
 @final
 class TensorFolder(Mapping[str, Tensor]):
-    """The tensors of all `*.safetensors` files of a folder; each look-up reads from the disk."""
+    """The tensors of a folder's safetensors files; each look-up reads from the disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in weight_files(folder):
             with safe_open(path, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - the handle is no mapping
                     if name in self._files:
@@ -31,10 +32,6 @@ class TensorFolder(Mapping[str, Tensor]):
                             f"expected each tensor once. Remove the file that is left over."
                         )
                     self._files[name] = path
-        if not self._files:
-            raise StoreError(
-                f"{folder}: holds no safetensors file; expected a model or an adapter."
-            )
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as tensors:
