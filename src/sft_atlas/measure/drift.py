@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -138,8 +139,9 @@ def adapter_changes(base: BaseModel, factors: dict[str, LoraFactors]) -> Iterato
 
 def count_unchanged(before: Tensor, after: Tensor) -> int:
     """Count the elements of two tensors of one shape whose bfloat16 values have the same bits."""
-    bits = [tensor.to(torch.bfloat16).view(torch.int16) for tensor in (before, after)]
-    return int(torch.count_nonzero(bits[0] == bits[1]).item())
+    bits = [tensor.to(torch.bfloat16).view(torch.int16).cpu().numpy() for tensor in (before, after)]
+    # numpy counts several times faster than torch.
+    return int(np.count_nonzero(bits[0] == bits[1]))
 
 
 def squared_product_norm(factors: LoraFactors) -> float:
