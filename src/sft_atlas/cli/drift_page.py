@@ -1,0 +1,79 @@
+"""Lay out how far a tuned model moved from its base: a table by layer, one by kind, the whole.
+
+In: what `measure_pair` returns. Out: something that Rich can print, or JSON with stable keys.
+Relative changes are shown as percent, because most lie below one.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sft_atlas.measure.drift import DriftRow
+    from sft_atlas.measure.weight_pair import PairDrift
+
+_TOTAL = "total"
+
+
+def drift_json(result: "PairDrift") -> dict[str, Any]:
+    """Return all rows and what it took, with stable keys."""
+    return {
+        "rows": [row._asdict() for row in result.rows],
+        "num_layers": result.num_layers,
+        "from_adapter": result.from_adapter,
+        "seconds": result.seconds,
+        "bytes_read": result.bytes_read,
+        "notes": list(result.notes),
+    }
+
+
+def drift_page(result: "PairDrift") -> RenderableType:
+    """Show layers, kinds, the weights outside the layers, the whole, and the notes."""
+    whole = result.rows[-1]
+    layers = [row for row in result.rows if row.kind == _TOTAL and row.layer is not None]
+    kinds = [row for row in result.rows if row.tensor.startswith("kind.")]
+    outside = [
+        row for row in result.rows if row.layer is None and row.kind != _TOTAL and row not in kinds
+    ]
+    parts: list[RenderableType] = []
+    if layers:
+        parts.append(_table("layer", ((str(row.layer), row) for row in layers)))
+        parts.append(Text())
+        parts.append(_table("kind, all layers", ((row.kind, row) for row in kinds)))
+        parts.append(Text())
+    parts.append(
+        _table("outside the layers", [*((r.tensor, r) for r in outside), ("whole model", whole)])
+    )
+    source = "an adapter's factors" if result.from_adapter else "both models' weights"
+    speed = result.bytes_read / max(result.seconds, 1e-9)
+    parts.append(
+        Text(
+            f"\nFrom {source}: {result.bytes_read / 1e9:,.2f} GB read in {result.seconds:,.1f} s "
+            f"({speed / 1e9:,.2f} GB/s). Relative is |dW| / |W|; unchanged weights have the same "
+            f"bfloat16 value.",
+            "dim",
+        )
+    )
+    parts += [Text(f"Note: {note}") for note in result.notes]
+    return Group(*parts)
+
+
+def _table(title: str, rows: Iterable[tuple[str, "DriftRow"]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title)
+    for name in ("relative", "frobenius", "rms", "unchanged", "weights"):
+        table.add_column(name, justify="right")
+    for name, row in rows:
+        table.add_row(
+            escape(name),
+            "" if row.relative is None else f"{row.relative:.4%}",
+            f"{row.frobenius:.4g}",
+            f"{row.rms:.3g}",
+            f"{row.unchanged_fraction:.2%}",
+            f"{row.num_weights:,}",
+        )
+    return table
