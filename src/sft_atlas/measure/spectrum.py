@@ -3,12 +3,9 @@
 In: the matrices of a base model and of a cell, or the cell's low-rank factors. Out: a table with
 one row per matrix inside the layers, from the singular values of its change and from the intruder
 dimensions of the tuned matrix. Three-dimensional weights (experts) have one row per expert;
-embedding and head are left out: their rows are tokens, and they are dear. A LoRA change is never
-multiplied out for its spectrum: the singular values of B A are those of R_B R_A^T, the small
-triangles of two thin QR decompositions.
+embedding and head are left out: their rows are tokens, and they are dear.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +15,16 @@ from typing import Any, Final, NamedTuple, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from sft_atlas.errors import DataError, StoreError
+from sft_atlas.errors import StoreError
 from sft_atlas.identity import payload
 from sft_atlas.measure.adapter import verified_factors
 from sft_atlas.measure.intruders import EPSILONS, BaseVectors, Intruders, count_intruders
+from sft_atlas.measure.singular_values import Spectrum, check_finite
+from sft_atlas.measure.singular_values import spectrum_of as spectrum_of
+from sft_atlas.measure.weight_pair import are_equal
 from sft_atlas.model.load import BaseModel
 from sft_atlas.model.lora import LoraFactors
 from sft_atlas.store.records import Record, make_provenance
@@ -31,12 +32,11 @@ from sft_atlas.store.store import Store
 from sft_atlas.study.measure import SpectrumMeasure
 from sft_atlas.study.spec import CellSpec
 from sft_atlas.weights.names import layer_position, parse_weight_name
+from sft_atlas.weights.pairing import pair_folders
+from sft_atlas.weights.stored import StoredTensor
 from sft_atlas.weights.tensors import iter_pairs
 
 SPECTRUM_NAME: Final = "spectrum.parquet"
-
-_DIRECT_SIZE: Final = 512
-"""Shorter side up to which singular values are computed directly, in float64."""
 
 _SCHEMA: Final = pa.schema(
     [
@@ -60,25 +60,6 @@ _SCHEMA: Final = pa.schema(
         ("intruders_08", pa.int64()),
     ]
 )
-
-
-@final
-class Spectrum(NamedTuple):
-    """The singular values of a matrix in five numbers; ranks are None for a matrix of zeros."""
-
-    rank_bound: int
-    """Largest rank that the change can have: the adapter's, or the shorter side."""
-    spectral_norm: float
-    """Largest singular value."""
-    stable_rank: float | None
-    """||.||_F^2 / ||.||_2^2, from 1 to the rank (Rudelson and Vershynin 2007)."""
-    effective_rank: float | None
-    """exp of the entropy of the singular values over their sum, from 1 to the rank (Roy and
-    Vetterli 2007)."""
-    nuclear_norm: float
-    """Sum of the singular values."""
-    top_share: float | None
-    """Share of the squared Frobenius norm in the largest singular value: 1 / stable rank."""
 
 
 @final
@@ -131,21 +112,7 @@ def measure_spectrum(
     if vectors is None:
         vectors = BaseVectors(vectors_folder(store, cell), max_bytes=0)
     is_factored = cell.trajectory.method.lora is not None
-    if is_factored:
-        factors = verified_factors(store, cell)
-        spectra = adapter_spectra(
-            base.pristine,
-            factors,
-            num_vectors=measure.num_vectors,
-            vectors=vectors,
-            device=base.model.device,
-        )
-    else:
-        live = {name: p.detach() for name, p in base.model.named_parameters()}
-        spectra = pair_spectra(
-            base.pristine, live, num_vectors=measure.num_vectors, vectors=vectors
-        )
-    rows = list(spectra)
+    rows = list(_cell_spectra(store, cell, measure.num_vectors, base=base, vectors=vectors))
 
     def fill(aside: Path) -> dict[str, Any]:
         table = pa.Table.from_pylist([row._asdict() for row in rows], schema=_SCHEMA)
@@ -161,6 +128,22 @@ def measure_spectrum(
     )
 
 
+def _cell_spectra(
+    store: Store, cell: CellSpec, num_vectors: int, *, base: BaseModel, vectors: BaseVectors
+) -> Iterator[SpectrumRow]:
+    assert cell.trajectory is not None, "a base model did not change"
+    if cell.trajectory.method.lora is None:
+        live = {name: p.detach() for name, p in base.model.named_parameters()}
+        return pair_spectra(base.pristine, live, num_vectors=num_vectors, vectors=vectors)
+    return adapter_spectra(
+        base.pristine,
+        verified_factors(store, cell),
+        num_vectors=num_vectors,
+        vectors=vectors,
+        device=base.model.device,
+    )
+
+
 def vectors_folder(store: Store, cell: CellSpec) -> Path:
     """Return where the singular vectors of a cell's base model are cached; it can be deleted."""
     return store.layout.root / "cache" / "vectors" / cell.model.fingerprint
@@ -173,25 +156,18 @@ def pair_spectra(
     num_vectors: int = 10,
     vectors: BaseVectors | None = None,
 ) -> Iterator[SpectrumRow]:
-    """Compare two models of one architecture, one matrix in memory at a time; arithmetic is done
-    where `after` lies.
+    """Compare two models of one architecture; arithmetic is done where `after` lies.
 
     Raises:
         StoreError: if names or shapes differ.
         DataError: if a matrix holds NaN or infinity.
     """
-    vectors = vectors or BaseVectors()
-    num_layers = _num_layers(before)
-    for whole in iter_pairs(before, after):
-        for name, old, new in _matrices(whole.name, whole.before, whole.after):
-            tuned = new.float()
-            base = old.to(tuned.device).float()
-            _check_finite(name, base, "of the base model")
-            _check_finite(name, tuned, "of the tuned model")
-            change = tuned - base
-            spectrum = spectrum_of(change, where=name)
-            intruders = _intruders(name, base, tuned, spectrum, num_vectors, vectors)
-            yield _row(name, base, spectrum, intruders, num_layers)
+    weights = (
+        (name, old.to(new.device), new)
+        for name, old, new in iter_pairs(before, after)
+        if parse_weight_name(name).layer is not None
+    )
+    return _spectra(weights, _num_layers(before), num_vectors, vectors or BaseVectors())
 
 
 def adapter_spectra(
@@ -202,108 +178,92 @@ def adapter_spectra(
     vectors: BaseVectors | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[SpectrumRow]:
-    """Take spectra from an adapter's factors; intruders are those of W + scale B A in float32, as
-    `model.lora.merge` computes it. A matrix without factors has not changed.
+    """Take spectra from an adapter's factors; a matrix without factors has not changed.
+
+    Intruders are those of W + scale B A in float32, as `model.lora.merge` computes it.
 
     Raises:
         StoreError: if the factors do not fit the base's matrices.
         DataError: if a matrix or a factor holds NaN or infinity.
     """
-    vectors = vectors or BaseVectors()
-    num_layers = _num_layers(before)
     if foreign := factors.keys() - before.keys():
         raise StoreError(
             f"adapter: it changes {min(foreign)!r}, which the base model does not have; expected "
             f"an adapter of this base. Name the base that it was trained on."
         )
-    for whole_name, whole in before.items():
-        change = factors.get(whole_name)
-        if change is not None:
-            _check_shape(whole_name, whole, change)
-        for name, old, _ in _matrices(whole_name, whole, whole):
-            base = old.to(device).float()
-            _check_finite(name, base, "of the base model")
-            if change is None:
-                spectrum, tuned = _spectrum([], rank_bound=min(base.shape)), base
-            else:
-                up, down = change.up.to(base), change.down.to(base)
-                spectrum = spectrum_of(LoraFactors(up, down, change.scale), where=name)
-                tuned = torch.add(base, up @ down, alpha=change.scale)
-            intruders = _intruders(name, base, tuned, spectrum, num_vectors, vectors)
-            yield _row(name, base, spectrum, intruders, num_layers)
+    weights = (
+        (name, old.to(device), factors.get(name))
+        for name, old in before.items()
+        if parse_weight_name(name).layer is not None
+    )
+    return _spectra(weights, _num_layers(before), num_vectors, vectors or BaseVectors())
 
 
-def spectrum_of(change: Tensor | LoraFactors, *, where: str = "matrix") -> Spectrum:
-    """Sum up the singular values of a matrix of any shape, or of scale B A from its factors.
-
-    Values come from float64 arithmetic: directly where the shorter side is at most 512, and above
-    that as roots of the eigenvalues of the smaller Gram matrix, which is faster and loses only
-    values below 1e-8 of the largest.
+def folder_spectra(
+    base_folder: Path,
+    tuned_folder: Path,
+    *,
+    num_vectors: int = 10,
+    vectors: BaseVectors | None = None,
+) -> Iterator[SpectrumRow]:
+    """Compare two folders of safetensors, the second a whole model or a PEFT adapter, by layer and
+    name; one weight is in memory at a time.
 
     Raises:
-        DataError: if it holds NaN or infinity; `where` names it.
+        StoreError: if the folders are not two states of one model.
+        DataError: if a matrix or a factor holds NaN or infinity.
     """
-    if isinstance(change, LoraFactors):
-        _check_finite(where, change.up, "B of the adapter")
-        _check_finite(where, change.down, "A of the adapter")
-        bound = min(change.up.shape[1], change.up.shape[0], change.down.shape[1])
-        return _spectrum(_factored_values(change).tolist(), rank_bound=bound)
-    _check_finite(where, change, "of the change")
-    if not bool(change.any()):
-        return _spectrum([], rank_bound=min(change.shape))
-    return _spectrum(_dense_values(change.double()).tolist(), rank_bound=min(change.shape))
-
-
-def _factored_values(factors: LoraFactors) -> Tensor:
-    up = torch.linalg.qr(factors.up.double(), mode="r").R
-    down = torch.linalg.qr(factors.down.double().T, mode="r").R
-    values: Tensor = torch.linalg.svdvals(up @ down.T)
-    return values * abs(factors.scale)
-
-
-def _dense_values(matrix: Tensor) -> Tensor:
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    values: Tensor
-    if tall.shape[1] <= _DIRECT_SIZE:
-        values = torch.linalg.svdvals(tall)
-    else:
-        values = torch.linalg.eigvalsh(tall.T @ tall).clamp(min=0).sqrt().flip(0)
-    return values
-
-
-def _spectrum(values: list[float], *, rank_bound: int) -> Spectrum:
-    """Sum up descending singular values; none, or only zeros, is a matrix that did not change."""
-    if not values or values[0] == 0:
-        return Spectrum(rank_bound, 0.0, None, None, 0.0, None)
-    top = values[0]
-    # Relative to the largest, so that squares of tiny changes do not vanish.
-    relative = [value / top for value in values]
-    total = math.fsum(relative)
-    stable_rank = math.fsum(value * value for value in relative)
-    shares = [value / total for value in relative if value > 0]
-    entropy = -math.fsum(share * math.log(share) for share in shares)
-    return Spectrum(
-        rank_bound=rank_bound,
-        spectral_norm=top,
-        stable_rank=stable_rank,
-        effective_rank=math.exp(entropy),
-        nuclear_norm=total * top,
-        top_share=1 / stable_rank,
+    pairs = [
+        (layer, pair)
+        for pair in pair_folders(base_folder, tuned_folder, are_equal=are_equal).pairs
+        if (layer := parse_weight_name(pair.name).layer) is not None
+    ]
+    pairs.sort(key=lambda item: (item[0], item[1].name))
+    weights = (
+        (
+            pair.name,
+            _load(pair.before),
+            _load(pair.after) if isinstance(pair.after, StoredTensor) else pair.after,
+        )
+        for _, pair in pairs
     )
+    num_layers = _num_layers(pair.name for _, pair in pairs)
+    return _spectra(weights, num_layers, num_vectors, vectors or BaseVectors())
 
 
-def _intruders(
-    name: str,
-    base: Tensor,
-    tuned: Tensor,
-    spectrum: Spectrum,
+def _load(stored: StoredTensor) -> Tensor:
+    with safe_open(stored.path, framework="pt") as tensors:
+        tensor: Tensor = tensors.get_tensor(stored.name)
+        return tensor
+
+
+def _spectra(
+    weights: Iterable[tuple[str, Tensor, Tensor | LoraFactors | None]],
+    num_layers: int,
     num_vectors: int,
     vectors: BaseVectors,
-) -> Intruders:
-    if spectrum.spectral_norm == 0:
-        # Its vectors are the base's own.
-        return Intruders(min(num_vectors, *base.shape), (0,) * len(EPSILONS))
-    return count_intruders(tuned, vectors.left(name, base), num_vectors=num_vectors)
+) -> Iterator[SpectrumRow]:
+    """Yield a row for each matrix of weights before and after; None has not changed."""
+    for whole_name, before, after in weights:
+        if isinstance(after, LoraFactors):
+            _check_shape(whole_name, before, after)
+        for name, base, tuned in _matrices(whole_name, before, after):
+            check_finite(name, base, "the base model's weight")
+            change: Tensor | LoraFactors
+            if isinstance(tuned, LoraFactors):
+                change = LoraFactors(tuned.up.to(base), tuned.down.to(base), tuned.scale)
+                tuned = torch.add(base, change.up @ change.down, alpha=change.scale)
+            else:
+                check_finite(name, tuned, "the tuned model's weight")
+                change = tuned - base
+            spectrum = spectrum_of(change, where=name)
+            if spectrum.spectral_norm == 0:
+                # Its vectors are the base's own.
+                intruders = Intruders(min(num_vectors, *base.shape), (0,) * len(EPSILONS))
+            else:
+                left = vectors.left(name, base)
+                intruders = count_intruders(tuned, left, num_vectors=num_vectors)
+            yield _row(name, base, spectrum, intruders, num_layers)
 
 
 def _row(
@@ -329,28 +289,26 @@ def _row(
     )
 
 
-def _matrices(name: str, before: Tensor, after: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the matrices of a weight inside a layer before and after, an expert's one by one."""
-    if parse_weight_name(name).layer is None or before.dim() not in (2, 3):
-        return
+def _matrices(
+    name: str, before: Tensor, after: Tensor | LoraFactors | None
+) -> Iterator[tuple[str, Tensor, Tensor | LoraFactors]]:
+    """Yield a weight's matrices before and after in float32, an expert's one by one."""
     if before.dim() == 2:
-        yield name, before, after
-    else:
+        base = before.float()
+        if isinstance(after, LoraFactors):
+            yield name, base, after
+        else:
+            yield name, base, base if after is None else after.float()
+    elif before.dim() == 3:
+        assert not isinstance(after, LoraFactors), "factors change one matrix"
         for expert in range(before.shape[0]):
-            yield f"{name}[{expert}]", before[expert], after[expert]
+            tuned = None if after is None else after[expert]
+            yield from _matrices(f"{name}[{expert}]", before[expert], tuned)
 
 
 def _num_layers(names: Iterable[str]) -> int:
     layers = [parse_weight_name(name).layer for name in names]
     return max((layer + 1 for layer in layers if layer is not None), default=0)
-
-
-def _check_finite(name: str, tensor: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        raise DataError(
-            f"{name}: {what} holds NaN or infinity; expected finite weights. Its spectrum would "
-            f"mean nothing: look at the run's loss curve, and train the cell again."
-        )
 
 
 def _check_shape(name: str, whole: Tensor, change: LoraFactors) -> None:
