@@ -21,20 +21,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sft_atlas.errors import DataError, StoreError
+from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
-from sft_atlas.model.lora import CONFIG_NAME, LoraFactors, read_factors
+from sft_atlas.measure.weight_pair import are_equal
 from sft_atlas.store.records import Record, check_artifact, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import UpdatesJob
+from sft_atlas.weights.adapter import LoraFactors, is_adapter
 from sft_atlas.weights.names import layer_position, parse_weight_name
+from sft_atlas.weights.pairing import WeightPair, pair_folders
+from sft_atlas.weights.stored import StoredTensor
 
 UPDATES_NAME: Final = "updates.parquet"
 
 _MAX_BYTES: Final = 256 << 20
-_MAY_LACK: Final = ("lm_head.weight", ".inv_freq")
-"""A tied head, which is the embedding, and buffers: a base stores them that its cells do not."""
-
 _SCHEMA: Final = pa.schema(
     [
         ("cell_a", pa.string()),
@@ -61,15 +61,6 @@ class Scope(NamedTuple):
     """`model`, `layer` or `kind`."""
     layer: int | None = None
     kind: str | None = None
-
-
-@final
-class _Update(NamedTuple):
-    """One cell's weight change: the file of each tensor, or factors for a few of them."""
-
-    folder: Path
-    files: Mapping[str, Path]
-    factors: Mapping[str, LoraFactors]
 
 
 @final
@@ -113,7 +104,7 @@ def measure_updates(
         pq.write_table(_table(names, grams), aside / UPDATES_NAME, compression="zstd")
         return {
             "num_cells": len(cells),
-            "num_factored": sum((path / CONFIG_NAME).is_file() for path in folders),
+            "num_factored": sum(is_adapter(path) for path in folders),
             "num_pairs": len(cells) * (len(cells) - 1) // 2,
             "num_layers": sum(scope.name == "layer" for scope in grams),
             "kinds": [scope.kind for scope in grams if scope.name == "kind"],
@@ -138,61 +129,59 @@ def update_grams(
     memory of the weights, however many cells there are, down to one row of a matrix of each.
 
     Raises:
-        StoreError: if a cell's weights have other names or shapes than the base's.
+        StoreError: if a folder holds no state of the base's model.
         DataError: if a change is not finite; tensor and cell are named.
     """
-    base = _index(base_folder)
-    updates = [_open(folder) for folder in cell_folders]
-    for update in updates:
-        _check_names(update, base, base_folder)
-    changed = {name for update in updates for name in (*update.files, *update.factors)}
+    updates = [
+        {pair.name: pair for pair in pair_folders(base_folder, folder, are_equal=are_equal).pairs}
+        for folder in cell_folders
+    ]
     size = len(updates)
-    grams = {Scope("model"): torch.zeros(size, size, dtype=torch.float64)}
-    for name in base:
+    grams: dict[Scope, Tensor] = {}
+    for name in dict.fromkeys(name for update in updates for name in update):
+        pairs = {i: update[name] for i, update in enumerate(updates) if name in update}
+        gram = torch.zeros(size, size, dtype=torch.float64)
+        _add_weight(gram, pairs, max_bytes)
+        _check_finite(gram, name, cell_folders)
         parsed = parse_weight_name(name)
         scopes = [Scope("model"), Scope("kind", kind=parsed.kind)]
         if parsed.layer is not None:
             scopes.append(Scope("layer", layer=parsed.layer))
-        gram = torch.zeros(size, size, dtype=torch.float64)
-        if name in changed:
-            _add_tensor(gram, name, base[name], updates, max_bytes)
-            _check_finite(gram, name, updates)
         for scope in scopes:
-            grams[scope] = grams.get(scope, 0) + gram
+            grams[scope] = grams[scope] + gram if scope in grams else gram
     rank = ("model", "layer", "kind").index
     order = sorted(grams, key=lambda s: (rank(s.name), s.layer or 0, s.kind or ""))
     # Rounding may differ between the two orders of a pair.
     return {scope: ((grams[scope] + grams[scope].T) / 2).numpy() for scope in order}
 
 
-def _add_tensor(
-    gram: Tensor, name: str, base_file: Path, updates: Sequence[_Update], max_bytes: int
-) -> None:
-    """Add the inner products of one tensor's changes to `gram`."""
-    shape = _shape(base_file, name)
-    for update in updates:
-        _check_shape(update, name, shape)
-    full = [i for i, update in enumerate(updates) if name in update.files]
-    factored = {i: u.factors[name] for i, u in enumerate(updates) if name in u.factors}
-    stacks = _groups(factored, shape, max_bytes // 2)
-    for i, group in enumerate(stacks):
+def _add_weight(gram: Tensor, pairs: Mapping[int, WeightPair], max_bytes: int) -> None:
+    """Add the inner products of several cells' changes of one weight to `gram`.
+
+    A cell whose adapter leaves the weight alone adds nothing.
+    """
+    shape = next(iter(pairs.values())).before.shape
+    factored = {i: p.after for i, p in pairs.items() if isinstance(p.after, LoraFactors)}
+    full = {i: (p.before, p.after) for i, p in pairs.items() if isinstance(p.after, StoredTensor)}
+    groups = _groups(factored, shape, max_bytes // 2)
+    for i, group in enumerate(groups):
         left = _stack(group)
         _add_factored(gram, left, left)
-        for other in stacks[i + 1 :]:
+        for other in groups[i + 1 :]:
             _add_factored(gram, left, _stack(other), is_mirrored=True)
     if not full:
         return
-    index = torch.tensor(full)
-    for i, group in enumerate(stacks or [{}]):
+    index = torch.tensor(list(full))
+    for i, group in enumerate(groups or [{}]):
         stack = _stack(group) if group else None
         rank = 0 if stack is None else len(stack.owners)
         for block in _blocks(shape, num_cells=len(full), rank=rank, max_bytes=max_bytes // 2):
-            changes = _changes(name, base_file, [updates[k] for k in full], block)
+            dense = _dense(list(full.values()), block)
             if i == 0:
-                flat = changes.reshape(len(full), -1)
+                flat = dense.reshape(len(full), -1)
                 gram[index[:, None], index] += flat @ flat.T
             if stack is not None:
-                inner = ((changes @ stack.down.T) * stack.up[block[0]]).sum(dim=1)
+                inner = ((dense @ stack.down.T) * stack.up[block[0]]).sum(dim=1)
                 cross = inner.new_zeros(len(full), len(gram)).index_add_(1, stack.owners, inner)
                 gram[index] += cross
                 gram[:, index] += cross.T
@@ -252,81 +241,30 @@ def _blocks(
         yield (slice(start, min(start + num_rows, shape[0])),)
 
 
-def _changes(
-    name: str, base_file: Path, updates: Sequence[_Update], block: tuple[slice, ...]
-) -> Tensor:
+def _dense(pairs: Sequence[tuple[StoredTensor, StoredTensor]], block: tuple[slice, ...]) -> Tensor:
     """Return one block of several cells' changes in float64, cells first."""
-    base = _read(base_file, name, block)
-    changes = torch.empty(len(updates), *base.shape, dtype=torch.float64)
-    for row, update in zip(changes, updates, strict=True):
-        row.copy_(_read(update.files[name], name, block) - base)
+    before = _read(pairs[0][0], block)
+    changes = torch.empty(len(pairs), *before.shape, dtype=torch.float64)
+    for change, (_, after) in zip(changes, pairs, strict=True):
+        change.copy_(_read(after, block) - before)
     return changes
 
 
-def _read(path: Path, name: str, block: tuple[slice, ...]) -> Tensor:
+def _read(stored: StoredTensor, block: tuple[slice, ...]) -> Tensor:
     # Opened anew for each block: the pages that it touched leave memory with it.
-    with safe_open(path, framework="pt") as tensors:
-        part: Tensor = tensors.get_slice(name)[block] if block else tensors.get_tensor(name)
+    with safe_open(stored.path, framework="pt") as tensors:
+        part: Tensor = (
+            tensors.get_slice(stored.name)[block] if block else tensors.get_tensor(stored.name)
+        )
         return part.float()
 
 
-def _shape(path: Path, name: str) -> tuple[int, ...]:
-    with safe_open(path, framework="pt") as tensors:
-        return tuple(tensors.get_slice(name).get_shape())
-
-
-def _index(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor of a folder."""
-    index = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            index.update(dict.fromkeys(tensors.keys(), path))
-    if not index:
-        raise StoreError(f"{folder}: holds no safetensors file; expected a model or an adapter.")
-    return index
-
-
-def _open(folder: Path) -> _Update:
-    if (folder / CONFIG_NAME).is_file():
-        return _Update(folder, {}, read_factors(folder))
-    return _Update(folder, _index(folder), {})
-
-
-def _check_names(update: _Update, base: Mapping[str, Path], base_folder: Path) -> None:
-    names = update.files or update.factors
-    foreign = sorted(names.keys() - base.keys())
-    missing = sorted(
-        name for name in base.keys() - names.keys() if update.files and not name.endswith(_MAY_LACK)
-    )
-    if foreign or missing:
-        where = update.folder if foreign else base_folder
-        raise StoreError(
-            f"{update.folder}: {len(foreign) + len(missing)} of its tensors are not those of the "
-            f"base in {base_folder}, such as {(foreign + missing)[0]!r}, which only {where} has; "
-            f"expected a fine-tune of this base. Compare it with the base that it was trained on."
-        )
-
-
-def _check_shape(update: _Update, name: str, shape: tuple[int, ...]) -> None:
-    if name in update.files:
-        found = _shape(update.files[name], name)
-    elif name in update.factors:
-        found = (update.factors[name].up.shape[0], update.factors[name].down.shape[1])
-    else:
-        return
-    if found != shape:
-        raise StoreError(
-            f"{update.folder}: {name!r} has shape {found}, the base's {shape}; expected a "
-            f"fine-tune of this base. Compare it with the base that it was trained on."
-        )
-
-
-def _check_finite(gram: Tensor, name: str, updates: Sequence[_Update]) -> None:
-    for update, square in zip(updates, gram.diagonal().tolist(), strict=True):
+def _check_finite(gram: Tensor, name: str, folders: Sequence[Path]) -> None:
+    for folder, square in zip(folders, gram.diagonal().tolist(), strict=True):
         if not np.isfinite(square):
             raise DataError(
-                f"{update.folder}: the change of {name!r} holds NaN or infinity; expected finite "
-                f"weights. Look at the run's loss curve, and leave this cell out or train it again."
+                f"{folder}: the change of {name!r} holds NaN or infinity; expected finite weights. "
+                f"Look at the run's loss curve, and leave this cell out or train it again."
             )
 
 
