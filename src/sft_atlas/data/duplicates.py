@@ -81,22 +81,31 @@ def _rarest(sets: "csr_array", frequencies: NDArray[Any]) -> "csr_array":
     order = np.lexsort((columns, frequencies[columns], owners))
     owners, columns = owners[order], columns[order]
     sizes = np.diff(sets.indptr)
-    needed = sizes - np.ceil(MIN_JACCARD * sizes - 1e-9).astype(np.int64) + 1
     within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    is_kept = (within < needed[owners]) & (frequencies[columns] > 1)
+    is_kept = (within < _num_rarest(sizes)[owners]) & (frequencies[columns] > 1)
     owners, columns = owners[is_kept], columns[is_kept]
     return csr_array((np.ones(len(owners), np.int32), (owners, columns)), shape=sets.shape)
 
 
+def _num_rarest(sizes: Ints) -> Ints:
+    needed: Ints = np.ceil(MIN_JACCARD * sizes - 1e-9).astype(np.int64)
+    return sizes - needed + 1
+
+
 def _iter_candidates(rarest: "csr_array", sizes: Ints) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs (first, second) that share a rare member and are of similar size."""
+    """Yield pairs (first, second) that share rare members, and enough of them for their sizes.
+
+    Of two sets, all rarest members of the one come before the others of the other. So they share at
+    most what their rarest members share, and the others of one of them (Xiao et al. 2008).
+    """
     transposed = rarest.T.tocsr()
+    others = sizes - _num_rarest(sizes)
     for start in range(0, rarest.shape[0], _ROWS):
         shared = (rarest[start : start + _ROWS] @ transposed).tocoo()
         first, second = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
-        small = np.minimum(sizes[first], sizes[second])
-        large = np.maximum(sizes[first], sizes[second])
-        is_kept = (second > first) & (small >= MIN_JACCARD * large - 1e-9)
+        most = shared.data + np.maximum(others[first], others[second])
+        least = MIN_JACCARD / (1 + MIN_JACCARD) * (sizes[first] + sizes[second])
+        is_kept = (second > first) & (most >= least - 1e-9)
         yield np.stack([first[is_kept], second[is_kept]], axis=1)
 
 

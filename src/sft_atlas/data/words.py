@@ -25,7 +25,7 @@ def collapse(text: str) -> str:
 
     Unlike the words, it keeps punctuation: `2 + 3` is not `2 - 3`.
 
-    >>> collapse("Don't  PANIC:\n3.5 km!")
+    >>> collapse("Don't  PANIC: 3.5 km!")
     "don't panic: 3.5 km!"
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -33,19 +33,21 @@ def collapse(text: str) -> str:
 
 def tokens_per_word(words: Sequence[str]) -> int:
     """Return 2 where most tokens are single characters of an unspaced script, else 1."""
-    num_characters = sum(len(word) == 1 and _is_unspaced(word) for word in words)
-    return 2 if 2 * num_characters > len(words) else 1
+    return 2 if 2 * _num_characters(words) > len(words) else 1
 
 
-def count_words(text: str) -> int:
-    """Count a text's words; two characters of an unspaced script are one, a half rounded up.
+def count_words(words: Sequence[str]) -> int:
+    """Count normalised words; two characters of an unspaced script are one, a half rounded up.
 
-    >>> count_words("Don't PANIC: 3.5 km to 東京都!")
+    >>> count_words(normalise("Don't PANIC: 3.5 km to 東京都!"))
     9
     """
-    words = normalise(text)
-    num_characters = sum(len(word) == 1 and _is_unspaced(word) for word in words)
-    return len(words) - num_characters // 2
+    return len(words) - _num_characters(words) // 2
+
+
+def _num_characters(words: Sequence[str]) -> int:
+    """Count the characters of unspaced scripts among words."""
+    return sum(len(word) == 1 and _is_unspaced(word) for word in words)
 
 
 def mark_text(text: str) -> str:

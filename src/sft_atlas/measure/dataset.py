@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from sft_atlas.data.prepared import PreparedRows
 from sft_atlas.data.texts import text_prefix
-from sft_atlas.data.words import count_words
+from sft_atlas.data.words import count_words, normalise
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
 from sft_atlas.model.score import sample_log_likelihoods
@@ -118,8 +118,8 @@ def _lengths(
         "unknown_tokens": np.array([sum(i in unknown for i in ids) for ids, _ in samples]),
         "answer_bytes": np.array([len(text.encode()) for text in answers]),
         "prompt_bytes": np.array([len(text.encode()) for text in prompts]),
-        "answer_words": np.array([count_words(text) for text in answers]),
-        "prompt_words": np.array([count_words(text) for text in prompts]),
+        "answer_words": np.array([count_words(normalise(text)) for text in answers]),
+        "prompt_words": np.array([count_words(normalise(text)) for text in prompts]),
     }
 
 

@@ -52,13 +52,14 @@ def measure_divergence(
     if not upper.any():
         return Divergence(0.0, 1.0, None, num_permutations)
     # Where most vectors are equal, the median of the distances that are not 0.
-    median = float(np.median(upper)) or float(np.median(upper[upper > 0]))
-    kernel = np.exp(squares / (-2 * median))
+    distances = np.sqrt(upper)
+    bandwidth = float(np.median(distances)) or float(np.median(distances[distances > 0]))
+    kernel = np.exp(squares / (-2 * bandwidth**2))
     np.fill_diagonal(kernel, 0)
     observed, *permuted = _statistics(kernel, len(first), seed, num_permutations)
     num_larger = sum(value >= observed - _TOLERANCE for value in permuted)
     p_value = (1 + num_larger) / (1 + num_permutations)
-    return Divergence(observed, p_value, float(np.sqrt(median)), num_permutations)
+    return Divergence(observed, p_value, bandwidth, num_permutations)
 
 
 def _squared_distances(vectors: Floats) -> Floats:

@@ -98,6 +98,12 @@ def digest_texts(texts: Sequence[str]) -> str:
     return hashlib.sha256(canonical_json(list(texts)).encode()).hexdigest()
 
 
+def mean_cosine(vectors: NDArray[np.float64]) -> float:
+    """Return the mean cosine of two different ones of n >= 2 vectors of length 1."""
+    total = vectors.sum(axis=0)
+    return float((total @ total - (vectors**2).sum()) / (len(vectors) * (len(vectors) - 1)))
+
+
 def _to_unit(vectors: NDArray[Any], texts: Sequence[str]) -> Vectors:
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     is_wrong = ~(np.isfinite(norms) & (norms > 0))

@@ -27,7 +27,7 @@ from sft_atlas.data.words import normalise
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
 from sft_atlas.measure.divergence import measure_divergence
-from sft_atlas.measure.embed import Embed, digest_texts
+from sft_atlas.measure.embed import Embed, digest_texts, mean_cosine
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import SimilaritySpec
@@ -130,7 +130,6 @@ def _nearest(cosines: Floats, rows: Sequence[str], items: Sequence[str]) -> pa.T
 def _closeness(rows: Floats, items: Floats, cosines: Floats) -> dict[str, float | None]:
     """Return cosine of the means and coverage both ways, as they are and centred."""
     row_mean, item_mean = rows.mean(axis=0), items.mean(axis=0)
-    everything = np.concatenate([rows, items])
     centre = (row_mean + item_mean) / 2
     centred_rows, centred_items = _unit(rows - centre), _unit(items - centre)
     centred = (
@@ -142,7 +141,7 @@ def _closeness(rows: Floats, items: Floats, cosines: Floats) -> dict[str, float 
         "row_coverage": float(cosines.max(axis=0).mean()),
         "item_coverage_centred": None if centred is None else float(centred.max(axis=1).mean()),
         "row_coverage_centred": None if centred is None else float(centred.max(axis=0).mean()),
-        "common_cosine": _mean_cosine(everything),
+        "common_cosine": mean_cosine(np.concatenate([rows, items])),
     }
 
 
@@ -156,12 +155,6 @@ def _unit(vectors: Floats) -> Floats | None:
 def _cosine(first: Floats, second: Floats) -> float | None:
     length = float(np.linalg.norm(first) * np.linalg.norm(second))
     return float(first @ second) / length if length else None
-
-
-def _mean_cosine(vectors: Floats) -> float:
-    """Return the mean cosine of two different ones of n >= 2 vectors of length 1."""
-    total = vectors.sum(axis=0)
-    return float((total @ total - (vectors**2).sum()) / (len(vectors) * (len(vectors) - 1)))
 
 
 def _discrepancy(rows: Floats, items: Floats, seed: int) -> dict[str, float | None]:
