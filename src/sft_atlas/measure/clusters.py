@@ -133,9 +133,8 @@ def _find_borders(
     of_neighbours = labels[near.indices]
     inside = np.arange(width) < density.num_neighbours[:, None]
     foreign = (of_neighbours != labels[:, None]) & inside
-    for point in np.argsort(heights, kind="stable").tolist():
-        if not foreign[point].any():
-            continue
+    order = np.argsort(heights, kind="stable")
+    for point in order[foreign.any(axis=1)[order]].tolist():
         other = near.indices[point, foreign[point].argmax()]
         own = of_neighbours[other] == labels[point]
         if own.any() and near.indices[other, own.argmax()] == point:

@@ -172,7 +172,7 @@ def gride(distances: Array, n1: int, n2: int) -> Estimate:
     one root. As in DADApy, (n - 1) ln d stands for n ln d, which makes n1 = 1, n2 = 2 TwoNN; no
     ratio is left out. The interval is the normal one of the observed information. It takes ratios
     to be independent, which neighbourhoods that overlap are not: simulated estimates spread 1.0 to
-    1.5 times as wide up to n1 = 8, and up to 3 times from n1 = 32 on.
+    1.8 times as wide up to n1 = 8, and up to 3.5 times from n1 = 32 on.
 
     Raises:
         DataError: if points are equal, all ratios are 1, or there are too few points.
