@@ -19,7 +19,7 @@ _BLOCK_BYTES: Final = 1 << 26
 """Bound on the squared distances of one block of rows."""
 
 _CANCELLED: Final = 1e-8
-"""Share of the squared norms below which a squared distance is computed anew: 11 digits are left
+"""Share of the squared norms below which a squared distance is computed anew: 8 digits are left
 of one that is not."""
 
 
