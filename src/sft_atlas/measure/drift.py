@@ -22,9 +22,10 @@ from torch import Tensor
 
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
+from sft_atlas.measure.adapter import verified_factors
 from sft_atlas.model.load import BaseModel
-from sft_atlas.model.lora import LoraFactors, read_factors
-from sft_atlas.store.records import Record, check_artifact, make_provenance
+from sft_atlas.model.lora import LoraFactors
+from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import DriftMeasure
 from sft_atlas.study.spec import CellSpec
@@ -82,7 +83,7 @@ def measure_drift(
     if cell.trajectory.method.lora is None:
         changes = list(full_changes(base))
     else:
-        changes = list(adapter_changes(base, _verified_factors(store, cell)))
+        changes = list(adapter_changes(base, verified_factors(store, cell)))
     _check_finite(changes, cell)
     rows = drift_rows(changes, num_layers=base.model.config.get_text_config().num_hidden_layers)
 
@@ -248,11 +249,3 @@ def _check_finite(changes: Iterable[WeightChange], cell: CellSpec) -> None:
 
 def _squared(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64).item()) ** 2
-
-
-def _verified_factors(store: Store, cell: CellSpec) -> dict[str, LoraFactors]:
-    folder = store.layout.cell(cell.fingerprint)
-    record = store.read(folder)
-    for name in record.artifacts:
-        check_artifact(folder, record, name)
-    return read_factors(folder)
