@@ -28,6 +28,8 @@ _STEPS: Final = 500
 _PLACING_PERPLEXITY: Final = 5.0
 _MAX_ROUNDS: Final = 500
 _LEAST_PROGRESS: Final = 1e-6
+_NUM_NEAREST: Final = 3
+_BETTER: Final = 0.01
 
 
 def principal_components(q: Floats) -> Floats:
@@ -77,8 +79,17 @@ def metric_mds(distances: Floats, start: Floats) -> Floats:
     """Return (K, 2) places whose distances fit (K, K) `distances` best, by least squares.
 
     Stress majorisation from `start` (SMACOF, de Leeuw 1977), until a round gains less than a
-    millionth of the stress; no other random or chosen start, so it is a local optimum.
+    millionth of the stress. Then each cell that fits better among its nearest ones is put there,
+    and the majorisation goes on: a cell that started on the wrong side of others cannot pass them
+    by itself. No start is random; the result is a local optimum.
     """
+    places = _majorised(distances, start)
+    places = _majorised(distances, _reseated(distances, places))
+    centred: Floats = places - places.mean(axis=0)
+    return centred
+
+
+def _majorised(distances: Floats, start: Floats) -> Floats:
     places, size, last = start.copy(), len(start), np.inf
     for _ in range(_MAX_ROUNDS):
         shown = cdist(places, places)
@@ -90,8 +101,28 @@ def metric_mds(distances: Floats, start: Floats) -> Floats:
         ratio = distances / np.maximum(shown, np.finfo(np.float64).tiny)
         np.fill_diagonal(ratio, 0.0)
         places = (ratio.sum(axis=1)[:, None] * places - ratio @ places) / size
-    centred: Floats = places - places.mean(axis=0)
-    return centred
+    return places
+
+
+def _reseated(distances: Floats, places: Floats) -> Floats:
+    """Move each cell, one after another, to where it settles among its nearest, if it fits better.
+
+    A cell is fitted to the others alone.
+    """
+    found, spread = places.copy(), float(np.abs(places).max(initial=0.0))
+    others = ~np.eye(len(places), dtype=bool)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, 1 : 1 + _NUM_NEAREST]
+    for cell, wanted in enumerate(others):
+        rest, away = found[wanted], distances[cell][wanted]
+        seat = _settled(away, rest, found[nearest[cell]].mean(axis=0), spread=spread)
+        if _misfit(away, rest, seat) < (1 - _BETTER) * _misfit(away, rest, found[cell]):
+            found[cell] = seat
+    return found
+
+
+def _misfit(distances: Floats, places: Floats, place: Floats) -> float:
+    shown = np.sqrt(((place - places) ** 2).sum(axis=1))
+    return float(((shown - distances) ** 2).sum())
 
 
 def place_metric(distances: Floats, places: Floats, start: Floats) -> Floats:

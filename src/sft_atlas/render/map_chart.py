@@ -35,7 +35,8 @@ def model_map() -> alt.LayerChart:
         .encode(
             x=x,
             y=y,
-            color=alt.Color("group:N", sort=None, legend=alt.Legend(orient="bottom")),
+            fill=alt.Fill("group:N", sort=None),
+            stroke=alt.Stroke("group:N", sort=None),
             fillOpacity=alt.FillOpacity("fill:Q", scale=None, legend=None),
             opacity=alt.condition(brush, alt.value(0.88), alt.value(0.14)),
             tooltip=tooltip,
@@ -46,11 +47,14 @@ def model_map() -> alt.LayerChart:
     stars = base.mark_point(filled=True, size=230, strokeWidth=1.2, opacity=1).encode(
         color=ink, tooltip=tooltip
     )
-    name = {"dy": -14, "fontSize": 11.5, "fontWeight": "bold"}
-    halo = base.mark_text(**name, strokeWidth=3.5, opacity=0.85).encode(text="model:N")
-    names = base.mark_text(**name).encode(text="model:N")
+    name = {"fontSize": 11.5, "fontWeight": "bold", "baseline": "middle"}
+    label = alt.Chart(alt.NamedData("bases")).encode(
+        x=alt.X("label_x:Q", axis=None), y=alt.Y("label_y:Q", axis=None), text="label:N"
+    )
+    halo = label.mark_text(**name, strokeWidth=3.5, opacity=0.85)
+    names = label.mark_text(**name)
     return (
         alt.layer(paths, points, stars, halo, names)
-        .resolve_scale(color="independent")
+        .resolve_scale(color="independent", fill="independent", stroke="independent")
         .properties(width="container", height=420)
     )

@@ -120,7 +120,7 @@ function fillMap(spec, theme, { marks, key, domain, picked, paths }) {
   const baseOf = new Map(bases.map((mark) => [mark.model, mark]));
   const isFixed = key !== "epoch" && key !== "gain";
   const step = (mark, order, run, ink) => ({ x: mark.x, y: mark.y, path: run, order, ink });
-  spec.datasets.paths = !paths ? [] : tuned.flatMap((mark) => {
+  spec.datasets.paths = !paths ? [] : tuned.filter((mark) => picked === null || mark[key] === picked).flatMap((mark) => {
     const ink = isFixed ? inkOf(mark) : theme.soft;
     const base = paths === 2 ? baseOf.get(mark.model) : null;
     return [...(base ? [step(base, 0, mark.run, ink)] : []), step(mark, mark.epoch, mark.run, ink)];
@@ -130,13 +130,16 @@ function fillMap(spec, theme, { marks, key, domain, picked, paths }) {
   const height = Math.max(320, Math.min(540, Math.round(0.6 * width)));
   Object.assign(spec, { width, height });
   const domains = mapWindow(marks, width, height);
-  [lines, points, stars, halo, names].forEach((layer) => ["x", "y"].forEach((axis) => { layer.encoding[axis].scale.domain = domains[axis]; }));
+  [lines, points, stars, halo, names].forEach((layer) => ["x", "y"].forEach((axis) => { layer.encoding[axis].scale = { nice: false, zero: false, domain: domains[axis] }; }));
+  placeLabels(spec.datasets.bases, domains, width);
   const legend = { orient: "bottom", title: null, symbolOpacity: 1 };
-  points.encoding.color = key === "gain"
+  points.encoding.fill = key === "gain"
     ? { field: "group", type: "quantitative", legend: { ...legend, title: "Mean gain, points", gradientLength: 220, format: "+d" }, scale: { range: "diverging", domainMid: 0, clamp: true, interpolate: "rgb", domain: gainDomain(tuned) } }
     : { field: "group", type: "nominal", sort: null, legend, scale: { domain: domain.map((value) => mapLabel(key, value)), range } };
+  points.encoding.stroke = points.encoding.fill;
   if (picked !== null) points.encoding.opacity = { condition: { test: "datum.is_picked", value: 0.9 }, value: 0.1 };
-  if (tuned.length > 400) { points.mark.size = 26; lines.mark.strokeWidth = 0.8; lines.mark.opacity = 0.3; }
+  if (width < 520) { points.mark.size = 30; stars.mark.size = 130; }
+  if (tuned.length > 400) { points.mark.size = width < 520 ? 14 : 26; lines.mark.strokeWidth = 0.8; lines.mark.opacity = 0.3; }
   stars.mark.shape = SHAPES[8];
   stars.mark.stroke = theme.own;
   halo.mark.stroke = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
@@ -157,6 +160,20 @@ function mapWindow(marks, width, height) {
   const unit = Math.max((x[1] - x[0]) / (width - 60), (y[1] - y[0]) / (height - 50), 1e-9);
   const around = ([low, high], size) => [(low + high - unit * size) / 2, (low + high + unit * size) / 2];
   return { x: around(x, width), y: around(y, height) };
+}
+
+// Puts each base model's name above or below its star, where no other name is; a name without room is in the tooltip.
+function placeLabels(bases, domains, width) {
+  const unit = (domains.x[1] - domains.x[0]) / width;
+  const taken = [];
+  [...bases].sort((a, b) => b.y - a.y).forEach((base) => {
+    const half = (3.6 * base.model.length + 3) * unit;
+    const seats = [[0, 18], [0, -19], [0, 31], [0, -32], [14 + half / unit, 0], [-14 - half / unit, 0], [0, 44], [0, -45]];
+    const free = seats.map(([dx, dy]) => ({ x: base.x + dx * unit, y: base.y + dy * unit }))
+      .find((seat) => taken.every((other) => Math.abs(other.x - seat.x) > other.half + half || Math.abs(other.y - seat.y) > 13 * unit));
+    Object.assign(base, { label: free ? base.model : "", label_x: (free ?? base).x, label_y: (free ?? base).y });
+    if (free) taken.push({ ...free, half });
+  });
 }
 
 // What was done and how far the picture can be trusted, in one line under it.
@@ -181,7 +198,7 @@ function showChosen(chosen) {
     const counts = new Map();
     tuned.forEach((mark) => counts.set(mark[key], (counts.get(mark[key]) ?? 0) + 1));
     const ordered = [...counts].sort((a, b) => b[1] - a[1]);
-    const shown = ordered.slice(0, 4).map(([value, times]) => `${value} ${times}`).join(", ");
+    const shown = ordered.slice(0, 4).map(([value, times]) => `${value} (${times})`).join(", ");
     return ordered.length > 4 ? `${shown} and ${ordered.length - 4} more` : shown;
   };
   const numBases = chosen.length - tuned.length;
