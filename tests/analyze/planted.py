@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+import planted_measures as measured
 from sft_atlas.store.tables import LABELS, Tables
 
 SKILLS = ("knowledge", "math", "code", "comprehension", "reasoning", "instruction")
@@ -31,8 +32,16 @@ class World:
     per_epoch: float = 0.0
     perplexity: float = 0.0
     """Added per standard deviation of log perplexity."""
+    length: float = 0.0
+    """Added per standard deviation of log length; a decoy without an effect by default."""
+    similarity: float = 0.0
+    """Added per standard deviation of a dataset's cosine to a benchmark; a decoy by default."""
     layer: float = 0.0
     """How much the change of the layer at 0.6 follows the gain."""
+    rise: float = 3.0
+    """Dimensions that tuned models gain from 0.6 of the depth on."""
+    forgetting: float = 0.0
+    """How much log KL follows the gain."""
     noise: float = 0.02
     num_items: int = 200
     num_failed: int = 0
@@ -54,9 +63,17 @@ def make_tables(world: World = World()) -> Tables:
     level = rng.normal(size=(len(models), 1)) * 0.3 + rng.normal(size=(1, len(datasets))) * 0.5
     log_perplexity = 1.5 + level + 0.2 * rng.normal(size=(len(models), len(datasets)))
     z = (log_perplexity - log_perplexity.mean()) / log_perplexity.std()
+    own_rng = np.random.default_rng([world.seed, 1])
+    log_length = np.log(60) + 0.6 * own_rng.normal(size=(1, len(datasets)))
+    log_length = log_length + 0.05 * own_rng.normal(size=(len(models), 1))
+    log_length = log_length + 0.02 * own_rng.normal(size=(len(models), len(datasets)))
+    z_length = (log_length - log_length.mean()) / log_length.std()
+    cosines = own_rng.uniform(0.1, 0.7, size=(len(datasets), len(benchmarks)))
+    z_cosine = (cosines - cosines.mean()) / cosines.std()
     base = rng.uniform(0.1, 0.5, size=(len(models), len(benchmarks)))
     taste = rng.normal(size=(len(models), len(datasets), len(benchmarks))) * world.noise
     cells, scores, drift, curves = [], [], [], []
+    mean_gains: dict[str, float] = {}
     for m, model in enumerate(models):
         label = {"cell": f"base{m:028d}", "block": "", "model": model, "family": FAMILIES[m % 4]}
         label |= {"languages": "en", "data": "base", "data_kind": "base", "method": "base"}
@@ -98,6 +115,7 @@ def make_tables(world: World = World()) -> Tables:
             cells.append(label)
             own = np.array([world.own if skill == groups[d] else world.other for skill in skills])
             effect = own + taste[m, d] + wobble + world.perplexity * z[m, d] + world.per_epoch * e
+            effect = effect + world.length * z_length[m, d] + world.similarity * z_cosine[d]
             effect = effect + (world.lora if kind == "lora" else 0.0)
             for b, benchmark in enumerate(benchmarks):
                 if failed:
@@ -107,6 +125,7 @@ def make_tables(world: World = World()) -> Tables:
                     continue
                 value = float(np.clip(base[m, b] + effect[b], 0, 1))
                 scores.append(label | _score(benchmark, skills[b], value, base[m, b], world))
+            mean_gains[cell] = float(effect.mean())
             if not failed:
                 drift += _drift(cell, effect.mean(), world, rng)
         if not failed:
@@ -122,25 +141,39 @@ def make_tables(world: World = World()) -> Tables:
             "prompt_nll": 9000.0,
             "prompt_tokens": 9000,
             "num_samples": world.samples[0],
-            "mean_tokens": 40.0 + d,
+            "mean_tokens": float(np.exp(log_length[m, d])),
+            "answer_bytes": int(20_000 * (1 + 0.1 * own_rng.uniform())),
+            "ifd": float(own_rng.uniform(0.4, 0.9)),
+            "prompt_bytes": 36_000,
+            "answer_nll_per_token_mean": float(log_perplexity[m, d] + 0.1 * own_rng.normal()),
         }
         for m in range(len(models))
         for d in range(len(datasets))
     ]
     state = ["state", "is_trained", "failure_kind", "failure_message"]
-    measured = ["score", "standard_error", "num_items", "num_scored", "reason"]
-    gained = ["base_score", "gain", "gain_se", "gain_low", "gain_high", "num_paired"]
+    measured_columns = ["score", "standard_error", "num_items", "num_scored", "reason"]
+    measured_columns += ["base_score", "gain", "gain_se", "gain_low", "gain_high", "num_paired"]
     named = ["cell", "benchmark", "skill", "language", "metric"]
+    cell_frame = pd.DataFrame(cells, columns=["cell", *LABELS, *state]).astype(
+        dict.fromkeys(WHOLE, "Int64")
+    )
+    states = measured.representation_table(cell_frame, world.num_layers, world.rise, own_rng)
+    size = world.samples[0]
     return Tables(
-        cells=pd.DataFrame(cells, columns=["cell", *LABELS, *state]).astype(
-            dict.fromkeys(WHOLE, "Int64")
-        ),
-        scores=pd.DataFrame(scores, columns=[*named, *measured, *gained, *LABELS, "state"]).astype(
+        cells=cell_frame,
+        scores=pd.DataFrame(scores, columns=[*named, *measured_columns, *LABELS, "state"]).astype(
             dict.fromkeys([*WHOLE, "num_items", "num_scored", "num_paired"], "Int64")
         ),
         drift=pd.DataFrame(drift),
         datasets=pd.DataFrame(rows),
         curves=pd.DataFrame(curves),
+        spectra=measured.spectrum_table(cell_frame, world.num_layers, own_rng),
+        descriptions=measured.description_table(datasets, groups, size, own_rng),
+        similarities=measured.similarity_table(cosines, datasets, benchmarks, size),
+        forgetting=measured.forgetting_table(cell_frame, mean_gains, world.forgetting, own_rng),
+        representations=states,
+        scans=measured.scan_table(states),
+        updates=measured.update_table(cell_frame, own_rng),
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 from sft_atlas.analyze import findings as words
 from sft_atlas.analyze import relations
 from sft_atlas.analyze.analysis import Analysis, analyze
-from sft_atlas.analyze.associations import associations, perplexity_points
+from sft_atlas.analyze.associations import associations, property_points
+from sft_atlas.analyze.data_properties import data_properties
 from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
 
 
@@ -91,9 +92,12 @@ def test_perplexity_claims_are_rare_when_there_is_no_relation(planted: ModuleTyp
         world = planted.World(own=0.0, other=0.0, methods=("full",), epochs=(1,), seed=seed)
         tables = planted.make_tables(world)
         gains = cell_gains(tables)
-        points = perplexity_points(gains, mean_gains(gains), tables.datasets)
+        none = pd.DataFrame()
+        properties = data_properties(tables.datasets, none, none)
+        points = property_points(gains, mean_gains(gains), properties)
         points = points[points["benchmark"] == AVERAGE]
-        table = associations(points, num_resamples=200, num_permutations=200)
+        first = properties.predictors[:1]
+        table = associations(points, first, num_resamples=200, num_permutations=200)
         chosen = (table["variant"] == "within_data") & (table["statistic"] == "spearman")
         row = table[chosen & (table["benchmark"] == AVERAGE)].iloc[0]
         covered += row["low"] <= 0 <= row["high"]
@@ -128,7 +132,11 @@ def test_the_same_tables_give_the_same_answers(planted: ModuleType) -> None:
 def test_row_order_changes_no_answer(planted: ModuleType) -> None:
     tables = planted.make_tables(planted.World(num_datasets=4, num_benchmarks=3, epochs=(1, 3)))
     shuffled = type(tables)(
-        **{name: frame.sample(frac=1, random_state=1) for name, frame in vars(tables).items()}
+        **{
+            name: frame.sample(frac=1, random_state=1)
+            for name, frame in vars(tables).items()
+            if isinstance(frame, pd.DataFrame)
+        }
     )
     first, second = analyze(tables, num_resamples=30), analyze(shuffled, num_resamples=30)
 
@@ -156,7 +164,8 @@ def test_absent_measures_leave_the_other_answers(planted: ModuleType, missing: s
     analysis = analyze(type(tables)(**{**vars(tables), missing: pd.DataFrame()}), num_resamples=50)
     assert answers(analysis, words.OWN)
     assert analysis.layers.empty == (missing == "drift")
-    assert analysis.points.empty == (missing == "datasets")
+    names = [predictor.key for predictor in analysis.predictors]
+    assert ("log_perplexity" in names) == (missing != "datasets")
 
 
 def test_a_study_without_scores_has_no_answers(planted: ModuleType) -> None:

@@ -23,10 +23,11 @@ def test_the_change_of_a_layer_is_that_of_all_its_weights(planted: ModuleType) -
             "kind": ["attention.query", "total", "total"],
             "frobenius": [3.0, 5.0, 100.0],
             "relative": [0.3, 0.1, 1.0],
+            "rms": [0.03, 0.01, 0.1],
         }
     )
     changes = layer_changes(type(tables)(**{**vars(tables), "drift": drift}))
-    assert changes["change"].tolist() == [0.1]
+    assert changes[["relative", "rms"]].to_numpy().tolist() == [[0.1, 0.01]]
 
 
 def test_models_of_other_depth_are_read_at_the_shallowest_positions(planted: ModuleType) -> None:
@@ -38,7 +39,7 @@ def test_models_of_other_depth_are_read_at_the_shallowest_positions(planted: Mod
     )
     mixed = type(tables)(**{**vars(tables), "drift": drift})
     table = layer_profile(mixed, mean_gains(cell_gains(mixed)), num_resamples=50).table
-    average = table[table["model"] == AVERAGE]
+    average = table[(table["model"] == AVERAGE) & (table["norm"] == "relative")]
     assert average["position"].tolist() == pytest.approx([(i + 0.5) / 6 for i in range(6)])
     assert (average["num_trajectories"] == 28).all()
 
@@ -46,7 +47,7 @@ def test_models_of_other_depth_are_read_at_the_shallowest_positions(planted: Mod
 def test_unchanged_weights_are_zero_change(planted: ModuleType) -> None:
     tables = planted.make_tables(planted.World(epochs=(1,)))
     still = type(tables)(
-        **{**vars(tables), "drift": tables.drift.assign(frobenius=0.0, relative=0.0)}
+        **{**vars(tables), "drift": tables.drift.assign(frobenius=0.0, relative=0.0, rms=0.0)}
     )
     profile = layer_profile(still, mean_gains(cell_gains(still)), num_resamples=50).table
     assert (profile["change"] == 0).all()

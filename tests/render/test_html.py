@@ -55,7 +55,7 @@ def test_names_are_escaped_everywhere(planted: SimpleNamespace) -> None:
     )
     evil = "<script>alert(1)</script>"
     swap = {"llama-a": evil, "knowledge-set": evil + "&", "math-test": '"><img src=x onerror=y>'}
-    frames = {name: frame.replace(swap) for name, frame in vars(tables).items()}
+    frames = {n: f.replace(swap) for n, f in vars(tables).items() if isinstance(f, pd.DataFrame)}
     hurt = type(tables)(**frames)
     meta = ReportMeta(study=evil, description=evil, study_file=evil, provenance=[(evil, evil)])
     text = render_report(hurt, meta, analyze(hurt, num_resamples=10))
@@ -74,7 +74,8 @@ def test_the_answers_can_be_read_without_scripts(page: Path) -> None:
 
 
 def test_the_same_study_gives_the_same_bytes(planted: SimpleNamespace) -> None:
-    tables = planted.make_tables(planted.World(num_models=2, num_datasets=3, epochs=(1,)))
+    small = planted.World(num_models=2, num_datasets=2, num_benchmarks=2, epochs=(1,), num_layers=2)
+    tables = planted.make_tables(small)
     pages = {render_report(tables, META, analyze(tables, num_resamples=10)) for _ in range(2)}
     assert len(pages) == 1
 
@@ -159,6 +160,11 @@ def test_a_search_that_found_nothing_is_one_line(planted: SimpleNamespace) -> No
     assert "Word for word" not in text
 
 
+NUM_CHARTS = 18
+"""Charts of a study that has every measure but a map: three about data and gains, three about
+layers, six about dimension, two each about forgetting, directions and training."""
+
+
 def emptied(tables: object, *names: str) -> object:
     return type(tables)(**{**vars(tables), **{name: pd.DataFrame() for name in names}})
 
@@ -169,8 +175,8 @@ def test_a_browser_draws_every_chart_without_errors_or_requests(
     seen = visit(page)
     assert seen.console == []
     assert seen.requests == []
-    assert seen.num_drawn == 7
-    assert seen.dom.count("<svg") == 7
+    assert seen.num_drawn == NUM_CHARTS
+    assert seen.dom.count("<svg") == NUM_CHARTS
     assert "Page 1 of" in seen.dom
     assert "\N{EM DASH} loss is not finite" in seen.dom
 
@@ -211,17 +217,20 @@ def test_a_browser_shows_a_poor_study_with_reasons_for_its_gaps(
     tables = planted.make_tables(
         planted.World(num_models=1, num_datasets=2, num_benchmarks=2, epochs=(1,))
     )
-    expected = {"nothing-done": 0, "no-measures": 1, "one-model": 4, "no-cells": 0}[case]
+    expected = {"nothing-done": 0, "no-measures": 1, "one-model": 14, "no-cells": 0}[case]
+    measures = ("drift", "datasets", "curves", "spectra", "descriptions", "similarities")
+    measures += ("forgetting", "representations", "scans", "updates")
     if case == "nothing-done":
         cells = tables.cells.assign(state="missing", is_trained=False)
         nothing = {"score": float("nan"), "gain": float("nan"), "reason": "not evaluated yet"}
         scores = tables.scores.assign(state="missing", **nothing)
         tables = type(tables)(**{**vars(tables), "cells": cells, "scores": scores})
-        tables = emptied(tables, "drift", "datasets", "curves")
+        tables = emptied(tables, *measures)
     elif case == "no-measures":
-        tables = emptied(tables, "drift", "datasets", "curves")
+        tables = emptied(tables, *measures)
     elif case == "no-cells":
-        none = {name: frame.iloc[:0] for name, frame in vars(tables).items()}
+        frames = {n: f for n, f in vars(tables).items() if isinstance(f, pd.DataFrame)}
+        none = {name: frame.iloc[:0] for name, frame in frames.items()}
         tables = type(tables)(**none)
     path = tmp_path / "poor.html"
     write_report(tables, META, path, analysis=analyze(tables, num_resamples=10))

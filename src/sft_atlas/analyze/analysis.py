@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sft_atlas.analyze import findings as words
-from sft_atlas.analyze import relations
-from sft_atlas.analyze.associations import associations, perplexity_points
+from sft_atlas.analyze import relations, traces
+from sft_atlas.analyze.associations import associations, property_points
+from sft_atlas.analyze.data_properties import Predictor, data_properties
+from sft_atlas.analyze.dimension_profile import dimension_profile, scan_profile
 from sft_atlas.analyze.epochs import epoch_curves
 from sft_atlas.analyze.findings import Finding
+from sft_atlas.analyze.forgetting import forgetting_associations, forgetting_points
 from sft_atlas.analyze.gains import cell_gains, common_benchmarks, gain_map, mean_gains
 from sft_atlas.analyze.layers import layer_profile
+from sft_atlas.analyze.rivals import compare_predictors
+from sft_atlas.analyze.spectra import spectrum_profile, update_groups, update_pairs
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables
@@ -34,12 +39,30 @@ class Analysis:
     """`gains.mean_gains`"""
     gain_map: pd.DataFrame
     """`gains.gain_map`"""
+    predictors: tuple[Predictor, ...]
+    """Properties of the data that are measured, in the report's order."""
     points: pd.DataFrame
-    """`associations.perplexity_points`"""
+    """`associations.property_points`"""
     associations: pd.DataFrame
     """`associations.associations`"""
+    rivals: pd.DataFrame
+    """`rivals.compare_predictors`"""
     layers: pd.DataFrame
     """`layers.layer_profile`"""
+    dimensions: pd.DataFrame
+    """`dimension_profile.dimension_profile`"""
+    scans: pd.DataFrame
+    """`dimension_profile.scan_profile`"""
+    forgetting: pd.DataFrame
+    """`forgetting.forgetting_points`"""
+    forgetting_associations: pd.DataFrame
+    """`forgetting.forgetting_associations`"""
+    spectra: pd.DataFrame
+    """`spectra.spectrum_profile`"""
+    update_pairs: pd.DataFrame
+    """`spectra.update_pairs`"""
+    update_groups: pd.DataFrame
+    """`spectra.update_groups`"""
     epochs: pd.DataFrame
     """`epochs.epoch_curves`"""
     main_setting: str
@@ -54,11 +77,17 @@ def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> An
     """Answer the study's questions; deterministic for given tables, `num_resamples` and `seed`."""
     gains = cell_gains(tables)
     means = mean_gains(gains)
-    points = perplexity_points(gains, means, tables.datasets)
+    properties = data_properties(tables.datasets, tables.descriptions, tables.similarities)
+    predictors = properties.predictors
+    points = property_points(gains, means, properties)
     related = associations(
-        points, num_resamples=num_resamples, num_permutations=num_resamples, seed=seed
+        points, predictors, num_resamples=num_resamples, num_permutations=num_resamples, seed=seed
     )
+    rivals = compare_predictors(points, predictors, num_resamples=num_resamples, seed=seed)
     layers = layer_profile(tables, means, num_resamples=num_resamples, seed=seed)
+    lost = forgetting_points(tables, means)
+    lost_related = forgetting_associations(lost, num_resamples=num_resamples, seed=seed)
+    pairs = update_pairs(tables)
     answers = [
         *words.own_skill_findings(gains),
         *words.best_data_findings(means),
@@ -67,16 +96,29 @@ def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> An
         *words.sample_findings(gains, means),
         *words.epoch_findings(means),
         *relations.perplexity_findings(related, points, gains),
+        *relations.rival_findings(rivals, points, gains, predictors),
         *relations.layer_findings(layers, gains, means),
+        *traces.dimension_findings(tables, gains),
+        *traces.forgetting_findings(lost, gains),
+        *traces.lost_findings(lost_related, lost, gains),
     ]
     return Analysis(
         findings=tuple(answers),
         gains=gains,
         means=means,
         gain_map=gain_map(gains),
+        predictors=predictors,
         points=points,
         associations=related,
+        rivals=rivals,
         layers=layers.table,
+        dimensions=dimension_profile(tables),
+        scans=scan_profile(tables),
+        forgetting=lost,
+        forgetting_associations=lost_related,
+        spectra=spectrum_profile(tables),
+        update_pairs=pairs,
+        update_groups=update_groups(pairs, tables),
         epochs=epoch_curves(gains, means),
         main_setting=words.main_setting(gains) if not gains.empty else "",
         common_benchmarks=tuple(common_benchmarks(gains)),

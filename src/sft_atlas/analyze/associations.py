@@ -1,14 +1,14 @@
-"""Does data that the base model already finds likely help more?
+"""Which property of the data goes with gain?
 
-In: gains at the final epoch of single-dataset trajectories, and the table `datasets`. x is log
-perplexity of the dataset's answers under the base model (nats per token, end-of-sequence included),
-y the gain. Three questions are kept apart because they have different answers: over all points
-(`raw`), between datasets for one model (`within_model`: x and y demeaned by model, y also by
+In: gains at the final epoch of single-dataset trajectories, and the properties of their data. x is
+a property, y the gain. Three questions are kept apart because they have different answers: over all
+points (`raw`), between datasets for one model (`within_model`: x and y demeaned by model and
 benchmark), and between models for one dataset (`within_data`: demeaned by dataset and benchmark).
 Intervals resample models and datasets as clusters; the p-value comes from shuffling which model and
-which dataset a perplexity belongs to, both whole, so that clusters stay intact.
+which dataset a property belongs to, both whole, so that clusters stay intact.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from sft_atlas.analyze.clusters import (
     two_way_weights,
 )
 from sft_atlas.analyze.correlation import demean, weighted_pearson, weighted_ranks
-from sft_atlas.analyze.gains import AVERAGE
+from sft_atlas.analyze.data_properties import Predictor, Properties, attach
+from sft_atlas.analyze.gains import AVERAGE, common_benchmarks
 
 POOLED: Final = "*"
 """In the column `benchmark`: every benchmark's gains together, not averaged."""
@@ -34,6 +35,12 @@ MIN_POINTS: Final = 5
 VARIANTS: Final = ("raw", "within_model", "within_data")
 
 _STATISTICS: Final = ("spearman", "pearson")
+_POINT_KEYS: Final = ["setting", "method", "model", "data", "benchmark"]
+_UNVARIED: Final = {
+    "raw": "it does not vary",
+    "within_model": "it does not vary between the datasets of a model",
+    "within_data": "it does not vary between models for the same dataset",
+}
 
 
 class Points(NamedTuple):
@@ -46,144 +53,167 @@ class Points(NamedTuple):
     benchmarks: Ints
 
 
-def perplexity_points(
-    gains: pd.DataFrame, means: pd.DataFrame, datasets: pd.DataFrame
-) -> pd.DataFrame:
-    """Join final gains of single-dataset trajectories with the dataset's measures under their base.
+class Sides(NamedTuple):
+    """Resampled rows and what of their gains all properties share."""
 
-    Columns: setting, method, model, data, benchmark (`AVERAGE` for the mean over benchmarks), cell,
-    gain, gain_se, log_perplexity, and per variant of `VARIANTS` x and y as plotted. Seeds are
-    averaged. Where a dataset was measured at several sizes, the size of the training set is taken
-    if it is there, else the largest.
+    weights: Floats
+    """(resamples, rows)"""
+    gains: dict[tuple[str, str], Floats]
+    """By variant and statistic: demeaned or ranked gains, (resamples, rows) or (rows,)."""
+
+
+def property_points(
+    gains: pd.DataFrame, means: pd.DataFrame, properties: Properties
+) -> pd.DataFrame:
+    """Join final gains of single-dataset trajectories with the properties of their data.
+
+    Columns: setting, method, model, data, benchmark (`AVERAGE` for the mean over benchmarks), gain
+    (seeds averaged), samples, and one per predictor (NaN where not measured). Rows without any
+    property are left out.
     """
-    empty = pd.DataFrame(columns=[*_POINT_KEYS, "gain", "log_perplexity"])
-    if gains.empty or datasets.empty:
+    names = [predictor.key for predictor in properties.predictors]
+    empty = pd.DataFrame(columns=[*_POINT_KEYS, "gain", "samples", *names])
+    if gains.empty or not names:
         return empty
     single = pd.concat([gains, means], ignore_index=True)
     single = single[single["is_final"] & (single["data_kind"] == "each")]
-    measured = datasets[(datasets["answer_tokens"] > 0) & datasets["answer_nll"].notna()]
-    measured = measured.assign(log_perplexity=measured["answer_nll"] / measured["answer_tokens"])
-    if single.empty or measured.empty:
+    if single.empty:
         return empty
-    largest = measured.sort_values("samples").drop_duplicates(["model", "data"], keep="last")
-    columns = ["model", "data", "log_perplexity"]
-    rows = single.merge(largest[columns], on=["model", "data"])
-    exact = measured.drop_duplicates(["model", "data", "samples"], keep="last")
-    rows = rows.merge(
-        exact[[*columns, "samples"]],
-        on=["model", "data", "samples"],
-        how="left",
-        suffixes=("", "_exact"),
+    points = single.groupby(_POINT_KEYS, sort=False, as_index=False).agg(
+        gain=("gain", "mean"), samples=("samples", "first")
     )
-    rows["log_perplexity"] = rows["log_perplexity_exact"].fillna(rows["log_perplexity"])
-    points = rows.groupby(_POINT_KEYS, sort=False, as_index=False).agg(
-        gain=("gain", "mean"), log_perplexity=("log_perplexity", "first")
-    )
-    frames = [
-        _with_variants(part)
-        for _, part in points.groupby(["setting", "method", "benchmark"], sort=False)
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else empty
-
-
-_POINT_KEYS: Final = ["setting", "method", "model", "data", "benchmark"]
+    known = attach(points, properties, common=common_benchmarks(gains), average=AVERAGE)
+    return known[known[names].notna().any(axis=1)].reset_index(drop=True)
 
 
 def associations(
-    points: pd.DataFrame, *, num_resamples: int = 1000, num_permutations: int = 1000, seed: int = 0
+    points: pd.DataFrame,
+    predictors: Sequence[Predictor],
+    *,
+    num_resamples: int = 1000,
+    num_permutations: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Correlate perplexity with gain for each setting, method, benchmark, variant and statistic.
+    """Correlate properties with gain for each setting, method, benchmark, variant and statistic.
 
-    Columns: setting, method, benchmark (`AVERAGE`, `POOLED` or a name), variant, statistic
-    (`spearman` or `pearson`), estimate, low, high (95 %; NaN below three models or three datasets),
-    p_value, num_rows, num_models, num_datasets.
+    Columns: setting, method, benchmark (`AVERAGE`, `POOLED` or a name), predictor, variant,
+    statistic (`spearman` or `pearson`), estimate, low, high (95 %; NaN below three models or three
+    datasets), p_value, p_adjusted (Benjamini and Hochberg 1995, over the predictors of the same
+    comparison), num_rows, num_models, num_datasets, reason (why there is no estimate, else None).
     """
     results: list[dict[str, object]] = []
     for (setting, method), part in points.groupby(["setting", "method"], sort=False):
-        groups = {str(name): rows for name, rows in part.groupby("benchmark", sort=False)}
-        single = part[part["benchmark"] != AVERAGE]
-        if not single.empty:
-            groups[POOLED] = single
-        for benchmark, rows in groups.items():
-            data = _points(rows)
+        for benchmark, rows in _by_benchmark(part).items():
             place = {"setting": setting, "method": method, "benchmark": benchmark}
-            clusters = {
-                "num_rows": len(rows),
-                "num_models": int(np.unique(data.models).size),
-                "num_datasets": int(np.unique(data.datasets).size),
-            }
-            weights = two_way_weights(
-                data.models, data.datasets, num_resamples=num_resamples, seed=seed
-            )
-            shuffled = _shuffled_x(data, num_permutations=num_permutations, seed=seed)
-            for variant in VARIANTS:
-                for statistic in _STATISTICS:
-                    answer = _correlate(
-                        data, weights, shuffled, variant=variant, statistic=statistic
-                    )
-                    kind: dict[str, object] = {"variant": variant, "statistic": statistic}
-                    results.append({**place, **kind, **answer, **clusters})
-    return pd.DataFrame(results)
+            shared: dict[bytes, Sides] = {}
+            for predictor in predictors:
+                if not predictor.is_main and benchmark != AVERAGE:
+                    continue
+                known = rows[predictor.key].notna().to_numpy()
+                if not known.any():
+                    continue
+                data = points_of(rows[known], predictor.key)
+                key = known.tobytes()
+                if key not in shared:
+                    shared[key] = gain_sides(data, num_resamples=num_resamples, seed=seed)
+                shuffled = _shuffled_x(data, num_permutations=num_permutations, seed=seed)
+                results += [
+                    {**place, "predictor": predictor.key, **answer}
+                    for answer in _answers(data, shared[key], shuffled)
+                ]
+    return _with_adjusted(pd.DataFrame(results, columns=list(_COLUMNS)))
+
+
+_COLUMNS: Final = (
+    *("setting", "method", "benchmark", "predictor", "variant", "statistic"),
+    *("estimate", "low", "high", "p_value", "p_adjusted"),
+    *("num_rows", "num_models", "num_datasets", "reason"),
+)
+
+
+def _by_benchmark(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    groups = {str(name): rows for name, rows in part.groupby("benchmark", sort=False)}
+    single = part[part["benchmark"] != AVERAGE]
+    return groups | ({} if single.empty else {POOLED: single})
+
+
+def _answers(data: Points, sides: Sides, shuffled: Floats) -> list[dict[str, object]]:
+    facts = {
+        "num_rows": data.x.size,
+        "num_models": int(np.unique(data.models).size),
+        "num_datasets": int(np.unique(data.datasets).size),
+    }
+    return [
+        {"variant": variant, "statistic": statistic}
+        | _correlate(data, sides, shuffled, variant=variant, statistic=statistic)
+        | facts
+        for variant in VARIANTS
+        for statistic in _STATISTICS
+    ]
 
 
 def _correlate(
-    data: Points, weights: Floats, shuffled: Floats, *, variant: str, statistic: str
-) -> dict[str, float]:
-    """Estimate, bounds and p-value of one correlation."""
-    once = np.ones((1, data.x.size))
+    data: Points, sides: Sides, shuffled: Floats, *, variant: str, statistic: str
+) -> dict[str, object]:
+    """Estimate, bounds, p-value and reason of one correlation."""
     nan = float("nan")
+    answer: dict[str, object] = {"estimate": nan, "low": nan, "high": nan, "p_value": nan}
     if data.x.size < MIN_POINTS:
-        return {"estimate": nan, "low": nan, "high": nan, "p_value": nan}
-    estimate = float(_correlation(data, once, variant=variant, statistic=statistic)[0])
-    answer = {"estimate": estimate, "low": nan, "high": nan, "p_value": nan}
-    too_few = min(np.unique(data.models).size, np.unique(data.datasets).size) < MIN_CLUSTERS
-    if too_few or np.isnan(estimate):
+        return answer | {"reason": f"{data.x.size} points; it takes {MIN_POINTS}"}
+    once = np.ones((1, data.x.size))
+    estimate = float(correlation(data, once, variant=variant, statistic=statistic)[0])
+    if np.isnan(estimate):
+        return answer | {"reason": _UNVARIED[variant]}
+    answer |= {"estimate": estimate, "reason": None}
+    if min(np.unique(data.models).size, np.unique(data.datasets).size) < MIN_CLUSTERS:
         return answer
-    bounds = percentile_interval(_correlation(data, weights, variant=variant, statistic=statistic))
+    draws = correlation_draws(data, sides, variant=variant, statistic=statistic)
+    bounds = percentile_interval(draws)
     if bounds is not None:
         answer["low"], answer["high"] = bounds
-    present = np.isfinite(shuffled).astype(np.float64)
+    is_complete = bool(np.isfinite(shuffled).all())
+    present = once if is_complete else np.isfinite(shuffled).astype(np.float64)
     null_data = data._replace(x=np.nan_to_num(shuffled))
-    null = _correlation(null_data, present, variant=variant, statistic=statistic)
-    null = np.abs(null[np.isfinite(null)])
+    null = np.abs(correlation(null_data, present, variant=variant, statistic=statistic))
+    null = null[np.isfinite(null)]
     as_extreme = int((null >= abs(estimate) - 1e-9).sum())
     answer["p_value"] = (1 + as_extreme) / (1 + null.size)
     return answer
 
 
-def _correlation(data: Points, weights: Floats, *, variant: str, statistic: str) -> Floats:
-    x, y = variant_values(data, weights, variant=variant)
+def gain_sides(data: Points, *, num_resamples: int, seed: int) -> Sides:
+    """Resample models and datasets, and demean and rank the gains under each resample."""
+    weights = two_way_weights(data.models, data.datasets, num_resamples=num_resamples, seed=seed)
+    gains = {}
+    for variant in VARIANTS:
+        values = _demeaned(data.y, data, weights, variant)
+        gains[variant, "pearson"] = values
+        gains[variant, "spearman"] = weighted_ranks(values, weights)
+    return Sides(weights, gains)
+
+
+def correlation_draws(data: Points, sides: Sides, *, variant: str, statistic: str) -> Floats:
+    """Return the correlation in every resample, NaN where a side does not vary."""
+    x = _demeaned(data.x, data, sides.weights, variant)
     if statistic == "spearman":
-        x, y = weighted_ranks(x, weights), weighted_ranks(y, weights)
+        x = weighted_ranks(x, sides.weights)
+    return weighted_pearson(x, sides.gains[variant, statistic], sides.weights)
+
+
+def correlation(data: Points, weights: Floats, *, variant: str, statistic: str) -> Floats:
+    """Correlate x (rows,) or (resamples, rows) with y under weights that broadcast with it."""
+    x = _demeaned(data.x, data, weights, variant)
+    y = _demeaned(data.y, data, weights, variant)
+    if statistic == "spearman":
+        x = weighted_ranks(x, weights if x.ndim == 1 else np.broadcast_to(weights, x.shape))
+        y = weighted_ranks(y, weights)
     return weighted_pearson(x, y, weights)
 
 
-def variant_values(data: Points, weights: Floats, *, variant: str) -> tuple[Floats, Floats]:
-    """Return x and y of a variant, demeaned under the weights.
-
-    Each is (resamples, rows), or as it came in where nothing is subtracted.
-    """
-    if variant == "raw":
-        return data.x, data.y
-    group = data.models if variant == "within_model" else data.datasets
-    both = group * (int(data.benchmarks.max()) + 1) + data.benchmarks
-    return demean(data.x, group, weights), demean(data.y, both, weights)
-
-
-def _with_variants(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the plotted coordinates of every variant to the points of one benchmark."""
-    data = _points(rows)
-    once = np.ones((1, len(rows)))
-    columns = {}
-    for variant in VARIANTS:
-        x, y = variant_values(data, once, variant=variant)
-        columns[f"x_{variant}"], columns[f"y_{variant}"] = x.ravel(), y.ravel()
-    return rows.assign(**columns)
-
-
-def _points(rows: pd.DataFrame) -> Points:
+def points_of(rows: pd.DataFrame, column: str) -> Points:
+    """Align a property with the gains of its rows."""
     return Points(
-        x=rows["log_perplexity"].to_numpy(dtype=np.float64),
+        x=rows[column].to_numpy(dtype=np.float64),
         y=rows["gain"].to_numpy(dtype=np.float64),
         models=codes(rows["model"]),
         datasets=codes(rows["data"]),
@@ -191,16 +221,45 @@ def _points(rows: pd.DataFrame) -> Points:
     )
 
 
+def _demeaned(values: Floats, data: Points, weights: Floats, variant: str) -> Floats:
+    """Subtract what a variant holds fixed; as it came in where that is nothing."""
+    if variant == "raw":
+        return values
+    group = data.models if variant == "within_model" else data.datasets
+    return demean(values, group * (int(data.benchmarks.max()) + 1) + data.benchmarks, weights)
+
+
 def _shuffled_x(data: Points, *, num_permutations: int, seed: int) -> Floats:
     """x under random relabelling of models and of datasets, (permutations, rows); NaN where not
-    measured.
+    measured. Benchmarks keep their labels.
     """
     rng = np.random.default_rng([seed, 0x9E])
-    table = np.full((int(data.models.max()) + 1, int(data.datasets.max()) + 1), np.nan)
-    table[data.models, data.datasets] = data.x
+    shape = tuple(int(code.max()) + 1 for code in (data.models, data.datasets, data.benchmarks))
+    table = np.full(shape, np.nan)
+    table[data.models, data.datasets, data.benchmarks] = data.x
     rows = []
     for _ in range(num_permutations):
-        models = rng.permutation(table.shape[0])[data.models]
-        datasets = rng.permutation(table.shape[1])[data.datasets]
-        rows.append(table[models, datasets])
+        models = rng.permutation(shape[0])[data.models]
+        datasets = rng.permutation(shape[1])[data.datasets]
+        rows.append(table[models, datasets, data.benchmarks])
     return np.array(rows)
+
+
+def _with_adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """Adjust p-values for the number of predictors that were looked at."""
+    keys = ["setting", "method", "benchmark", "variant", "statistic"]
+    adjusted = table.groupby(keys, sort=False)["p_value"].transform(
+        lambda p: pd.Series(adjusted_p_values(p.to_numpy(dtype=np.float64)), index=p.index)
+    )
+    return table.assign(p_adjusted=adjusted)
+
+
+def adjusted_p_values(p_values: Floats) -> Floats:
+    """Return Benjamini and Hochberg's adjusted p-values; NaN stays NaN and counts for nothing."""
+    result = np.full(p_values.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(p_values))
+    order = known[np.argsort(-p_values[known], kind="stable")]
+    ranks = np.arange(order.size, 0, -1)
+    steps = p_values[order] * order.size / np.maximum(ranks, 1)
+    result[order] = np.minimum(np.minimum.accumulate(steps), 1.0) if order.size else steps
+    return result

@@ -27,7 +27,7 @@ METHODS: Final = "Full fine-tuning or LoRA?"
 SAMPLES: Final = "Do more samples help?"
 EPOCHS: Final = "Do more epochs help?"
 
-Scale = Literal["points", "correlation", "position", "count"]
+Scale = Literal["points", "correlation", "position", "count", "difference"]
 
 
 @dataclass(frozen=True, kw_only=True)

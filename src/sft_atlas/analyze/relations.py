@@ -1,21 +1,24 @@
-"""How do perplexity and layers go with gains, in words?
+"""How do properties of the data and changes of layers go with gains, in words?
 
 In: the tables that `associations` and `layers` make. Out: Findings. A correlation is worded as one:
 what goes with what, in this grid, and never as a cause.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.clusters import percentile_interval
+from sft_atlas.analyze.data_properties import PERPLEXITY as PERPLEXITY_KEY
+from sft_atlas.analyze.data_properties import Predictor
 from sft_atlas.analyze.findings import Finding, interval_text, main_setting, minus
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.layers import LayerProfile
 
 PERPLEXITY: Final = "Does data that the base model finds likely help more?"
+RIVALS: Final = "Which property of the data goes most closely with gain?"
 LAYERS: Final = "At which depth does weight change go with gain?"
 
 _VARIANTS: Final = {
@@ -35,21 +38,86 @@ def perplexity_findings(
     table: pd.DataFrame, points: pd.DataFrame, gains: pd.DataFrame
 ) -> list[Finding]:
     """Word the rank correlation of perplexity with mean gain, per method and variant."""
-    if table.empty:
+    rows = _of_main(table, gains)
+    if rows.empty:
         return []
-    setting = main_setting(gains)
-    rows = table[(table["setting"] == setting) & (table["benchmark"] == AVERAGE)]
-    rows = rows[rows["statistic"] == "spearman"]
+    rows = rows[(rows["benchmark"] == AVERAGE) & (rows["predictor"] == PERPLEXITY_KEY)]
+    rows = rows[(rows["statistic"] == "spearman") & rows["estimate"].notna()]
+    if rows.empty:
+        return []
+    measured = points.loc[points[PERPLEXITY_KEY].notna(), "data"].unique()
+    return [
+        _perplexity_finding(row, _final_cells(gains, str(row["method"]), measured))
+        for row in rows.to_dict("records")
+    ]
+
+
+def rival_findings(
+    table: pd.DataFrame,
+    points: pd.DataFrame,
+    gains: pd.DataFrame,
+    predictors: Sequence[Predictor],
+) -> list[Finding]:
+    """Word whether perplexity goes with gain more closely than length and similarity do."""
+    rows = _of_main(table, gains)
+    if rows.empty:
+        return []
+    labels = {item.key: item.label for item in predictors}
+    # The properties differ between datasets: there they compete on equal terms.
+    rows = rows[rows["variant"] == "within_model"]
     findings = []
     for row in rows.to_dict("records"):
-        if np.isnan(row["estimate"]):
-            continue
-        chosen = (
-            gains["is_final"] & (gains["setting"] == setting) & (gains["method"] == row["method"])
-        )
-        cells = gains[chosen & gains["data"].isin(points["data"].unique())]["cell"].unique()
-        findings.append(_perplexity_finding(row, tuple(str(cell) for cell in cells)))
+        measured = points.loc[points[str(row["second"])].notna(), "data"].unique()
+        cells = _final_cells(gains, str(row["method"]), measured)
+        findings.append(_rival_finding(row, labels, cells))
     return findings
+
+
+def _rival_finding(
+    row: dict[Hashable, Any], labels: dict[str, str], cells: tuple[str, ...]
+) -> Finding:
+    interval = None if np.isnan(row["low"]) else (float(row["low"]), float(row["high"]))
+    first, second = labels[str(row["first"])], labels[str(row["second"])]
+    if interval is None:
+        end = ""
+    elif interval[0] <= 0 <= interval[1]:
+        end = " The interval covers 0: the data cannot tell which goes more closely with gain."
+    else:
+        ahead = first if row["estimate"] > 0 else second
+        end = f" Here {ahead} goes more closely with gain."
+    left, right = (minus(f"{row[f'{side}_estimate']:.2f}") for side in ("first", "second"))
+    clusters = f"{row['num_models']} models, {row['num_datasets']} datasets"
+    return Finding(
+        question=RIVALS,
+        statement=(
+            f"{row['method']}, between datasets for the same model: {first} {left}, {second} "
+            f"{right}; difference in strength {minus(format(row['estimate'], '+.2f'))} "
+            f"{interval_text(interval, 'correlation')}.{end}"
+        ),
+        estimate=float(row["estimate"]),
+        interval=interval,
+        scale="correlation",
+        n=int(row["num_rows"]),
+        unit=f"model x dataset pair ({clusters})",
+        method=(
+            "Difference of absolute Spearman correlations with the mean gain over benchmarks on "
+            "the same rows, final epoch, property and gain demeaned by model. Interval: "
+            "percentiles of one bootstrap that draws models and datasets for both."
+        ),
+        rows=cells,
+    )
+
+
+def _of_main(table: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    return table if table.empty else table[table["setting"] == main_setting(gains)]
+
+
+def _final_cells(
+    gains: pd.DataFrame, method: str, data: "Sequence[str] | np.ndarray[Any, Any]"
+) -> tuple[str, ...]:
+    chosen = gains["is_final"] & (gains["setting"] == main_setting(gains))
+    chosen &= (gains["method"] == method) & gains["data"].isin(data)
+    return tuple(str(cell) for cell in gains.loc[chosen, "cell"].unique())
 
 
 def _perplexity_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Finding:
@@ -89,6 +157,7 @@ def layer_findings(
         return []
     setting, table = main_setting(gains), profile.table
     rows = table[(table["setting"] == setting) & (table["model"] == AVERAGE)]
+    rows = rows[rows["norm"] == "relative"]
     rows = rows[rows["correlation"].notna()]
     if not rows.empty and rows["low"].isna().all():
         chosen = means["is_final"] & (means["setting"] == setting)

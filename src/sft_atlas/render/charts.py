@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import altair as alt
 
+from sft_atlas.render import depth_charts as depths
+from sft_atlas.render import property_charts as properties
+from sft_atlas.render.chart_parts import series_color, zero_rule
 from sft_atlas.render.map_chart import model_map
 
 ROW_PIXELS: Final = 30
@@ -22,11 +25,16 @@ def chart_specs() -> dict[str, dict[str, Any]]:
     """Return all specifications by the name of their place on the page."""
     charts = {
         "gain-map": gain_map(),
-        "perplexity-raw": perplexity(is_raw=True),
-        "perplexity-within": perplexity(is_raw=False),
-        "associations": association_intervals(),
-        "layer-change": layer_change(),
-        "layer-correlation": layer_correlation(),
+        "properties": properties.property_panels(),
+        "predictors": properties.predictor_intervals(),
+        "layer-twin": depths.change_and_correlation(),
+        "layer-change": depths.layer_change(),
+        "layer-agreement": depths.model_agreement(),
+        "depth-series": depths.depth_series(),
+        "scale-series": depths.scale_series(),
+        "updates": depths.update_cosines(),
+        "forgetting": depths.forgetting_points(),
+        "kept-tokens": depths.kept_tokens(),
         "epochs": epoch_curves(),
         "losses": loss_curves(),
         "model-map": model_map(),
@@ -95,141 +103,6 @@ def gain_map() -> alt.LayerChart:
     )
 
 
-def perplexity(*, is_raw: bool) -> alt.LayerChart:
-    """Gain against answer perplexity, one mark per model and dataset."""
-    x = (
-        alt.X(
-            "x:Q",
-            title="Answer perplexity (log scale)",
-            scale=alt.Scale(type="log", nice=False, padding=16),
-            axis=alt.Axis(format="~g", tickCount=6),
-        )
-        if is_raw
-        else alt.X("x:Q", title="Log perplexity, from the mean (nats per token)")
-    )
-    y_title = "Gain, points" if is_raw else "Gain, points, from the mean"
-    legend = _legend()
-    points = (
-        alt.Chart()
-        .mark_point(filled=True, size=62, opacity=0.85)
-        .encode(
-            x=x,
-            y=alt.Y("y:Q", title=y_title),
-            color=alt.Color("model:N", legend=legend, sort=None),
-            shape=alt.Shape("model:N", legend=legend, sort=None),
-            tooltip=[
-                alt.Tooltip("model:N", title="Model"),
-                alt.Tooltip("data:N", title="Data"),
-                alt.Tooltip("benchmark:N", title="Benchmark"),
-                alt.Tooltip("x:Q", title="x", format=".3~f"),
-                alt.Tooltip("y:Q", title="y (points)", format="+.1f"),
-            ],
-        )
-    )
-    return alt.layer(_zero_rule(), points).properties(
-        width="container", height=340, data=alt.NamedData("rows")
-    )
-
-
-def association_intervals() -> alt.LayerChart:
-    """Correlation with its interval for each way of comparing."""
-    y = alt.Y(
-        "variant:N", title=None, sort=None, axis=alt.Axis(labelLimit=240, domain=False, ticks=False)
-    )
-    tooltip = [
-        alt.Tooltip("variant:N", title="Compared"),
-        alt.Tooltip("estimate:Q", title="Correlation", format="+.2f"),
-        alt.Tooltip("interval_text:N", title="95 % interval"),
-        alt.Tooltip("p_text:N", title="p"),
-        alt.Tooltip("n_text:N", title="Rests on"),
-    ]
-    domain = alt.Scale(domain=[-1, 1])
-    base = alt.Chart().encode(y=y, tooltip=tooltip)
-    zero = (
-        alt.Chart(alt.InlineData(values=[{"zero": 0}]))
-        .mark_rule(strokeDash=[3, 3], opacity=0.7)
-        .encode(x="zero:Q")
-    )
-    rule = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X(
-            "low:Q",
-            title="Rank correlation",
-            scale=domain,
-            axis=alt.Axis(values=[-1, -0.5, 0, 0.5, 1]),
-        ),
-        x2="high:Q",
-    )
-    dot = base.mark_point(filled=True, size=80, opacity=1).encode(
-        x=alt.X("estimate:Q", scale=domain)
-    )
-    return alt.layer(zero, rule, dot).properties(
-        width="container", height=96, data=alt.NamedData("rows")
-    )
-
-
-def layer_change() -> alt.LayerChart:
-    """Relative weight change over depth: models as thin lines, their mean thick with its band."""
-    x = _position()
-    color = _series_color()
-    tooltip = [
-        alt.Tooltip("series:N", title="Model"),
-        alt.Tooltip("position:Q", title="Position", format=".2f"),
-        alt.Tooltip("change_percent:Q", title="Change, %", format=".3f"),
-        alt.Tooltip("n_text:N", title="Rests on"),
-    ]
-    title = "Relative weight change, %"
-    y = alt.Y("change_percent:Q", title=title, scale=alt.Scale(zero=True))
-    band = (
-        alt.Chart()
-        .transform_filter("datum.is_average")
-        .mark_area(opacity=0.16)
-        .encode(x=x, y=alt.Y("low_percent:Q", title=title), y2="high_percent:Q", color=color)
-    )
-    lines = (
-        alt.Chart()
-        .mark_line(point=alt.OverlayMarkDef(size=22))
-        .encode(
-            x=x,
-            y=y,
-            color=color,
-            tooltip=tooltip,
-            strokeWidth=alt.condition("datum.is_average", alt.value(2.75), alt.value(1.25)),
-        )
-    )
-    return alt.layer(band, lines).properties(
-        width="container", height=250, data=alt.NamedData("rows")
-    )
-
-
-def layer_correlation() -> alt.LayerChart:
-    """Correlation of weight change with mean gain over depth, with its simultaneous band."""
-    x = _position()
-    title = "Correlation with mean gain"
-    domain = alt.Scale(domain=[-1, 1])
-    band = (
-        alt.Chart()
-        .mark_area(opacity=0.18)
-        .encode(x=x, y=alt.Y("low:Q", title=title, scale=domain), y2="high:Q")
-    )
-    line = (
-        alt.Chart()
-        .mark_line(point=alt.OverlayMarkDef(size=30), strokeWidth=2.5)
-        .encode(
-            x=x,
-            y=alt.Y("correlation:Q", title=title, scale=domain),
-            tooltip=[
-                alt.Tooltip("position:Q", title="Position", format=".2f"),
-                alt.Tooltip("correlation:Q", title="Correlation", format="+.2f"),
-                alt.Tooltip("interval_text:N", title="95 % band"),
-                alt.Tooltip("n_text:N", title="Rests on"),
-            ],
-        )
-    )
-    return alt.layer(_zero_rule(), band, line).properties(
-        width="container", height=250, data=alt.NamedData("rows")
-    )
-
-
 def epoch_curves() -> alt.LayerChart:
     """Mean gain per epoch by data; the mean over all data is thick and has a band."""
     x = alt.X(
@@ -238,7 +111,7 @@ def epoch_curves() -> alt.LayerChart:
         axis=alt.Axis(format="d", tickMinStep=1),
         scale=alt.Scale(zero=False),
     )
-    color = _series_color()
+    color = series_color()
     title = "Mean gain, points"
     band = (
         alt.Chart()
@@ -263,7 +136,7 @@ def epoch_curves() -> alt.LayerChart:
             ],
         )
     )
-    return alt.layer(_zero_rule(), band, lines).properties(
+    return alt.layer(zero_rule(), band, lines).properties(
         width="container", height=320, data=alt.NamedData("rows")
     )
 
@@ -276,7 +149,7 @@ def loss_curves() -> alt.Chart:
         .encode(
             x=alt.X("step:Q", title="Optimizer step", axis=alt.Axis(format="~s")),
             y=alt.Y("loss:Q", title="Loss, nats per supervised token", scale=alt.Scale(zero=False)),
-            color=_series_color(),
+            color=series_color(),
             detail="trajectory:N",
             tooltip=[
                 alt.Tooltip("series:N", title="Data"),
@@ -285,30 +158,4 @@ def loss_curves() -> alt.Chart:
             ],
         )
         .properties(width="container", height=320)
-    )
-
-
-def _legend(**more: Any) -> alt.Legend:
-    return alt.Legend(title=None, orient="bottom", symbolOpacity=1, **more)
-
-
-def _series_color() -> alt.Color:
-    legend = _legend(symbolType="stroke", symbolStrokeWidth=3, symbolSize=180)
-    return alt.Color("series:N", legend=legend, sort=None)
-
-
-def _position() -> alt.X:
-    return alt.X(
-        "position:Q",
-        title="Position along the depth (0 = input, 1 = output)",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(values=[0, 0.2, 0.4, 0.6, 0.8, 1]),
-    )
-
-
-def _zero_rule() -> alt.Chart:
-    return (
-        alt.Chart(alt.InlineData(values=[{"zero": 0}]))
-        .mark_rule(strokeDash=[3, 3], opacity=0.7)
-        .encode(y="zero:Q")
     )

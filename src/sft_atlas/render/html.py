@@ -129,7 +129,16 @@ def embedded_json(value: object) -> str:
 
 
 _LIBRARIES = ("vega", "vega-lite", "vega-embed")
-_SCRIPTS = ("data.js", "charts.js", "table.js", "map.js", "page.js")
+_SCRIPTS = (
+    "data.js",
+    "charts.js",
+    "table.js",
+    "map.js",
+    "properties.js",
+    "depth.js",
+    "forgetting.js",
+    "page.js",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

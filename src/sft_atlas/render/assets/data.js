@@ -5,7 +5,8 @@ const names = payload.names;
 const NAMED = {
   setting: "settings", method: "methods", model: "models", data: "data", benchmark: "benchmarks", unit: "units",
   variant: "variants", statistic: "statistics", state: "states", schedule: "schedules", block: "blocks", reason: "reasons",
-  gain_reason: "reasons", flags: "flags",
+  gain_reason: "reasons", flags: "flags", predictor: "predictors", first: "predictors", second: "predictors", norm: "norms",
+  pooling: "poolings", quantity: "quantities", kind: "kinds", relation: "relations",
 };
 const AVERAGE = -1;
 const POOLED = -2;
@@ -17,14 +18,27 @@ function tableRows(table) {
   return rows;
 }
 
+// Curves: what they run over stands once in `grids`, and each curve has its place there.
+function curvesOf(table, over) {
+  return tableRows(table.curves).map((row) => ({ ...row, [over]: table.grids[row[over]] }));
+}
+
 const nameOf = (column, index) => (index >= 0 ? names[NAMED[column]][index] : "");
 const mapRows = tableRows(payload.map);
-const pointRows = tableRows(payload.points);
+const pairRows = tableRows(payload.pairs);
+const pointRows = tableRows(payload.points).map((row) => ({ ...pairRows[row.pair], ...row }));
 const associationRows = tableRows(payload.associations);
-const layerRows = tableRows(payload.layers);
+const layerCurves = curvesOf(payload.layers, "position");
+const dimensionCurves = curvesOf(payload.dimensions, "position");
+const scanCurves = curvesOf(payload.scans, "n1");
+const spectrumCurves = curvesOf(payload.spectra, "position");
 const epochRows = tableRows(payload.epochs);
 const curveRows = tableRows(payload.curves);
 const cellRows = tableRows(payload.cells);
+const forgettingRows = tableRows(payload.forgetting).map((row) => ({ ...cellRows[row.cell], ...row }));
+const forgettingAssociationRows = tableRows(payload.forgetting_associations);
+const updateRows = tableRows(payload.updates).map((row) => ({ ...row, setting: cellRows[row.a].setting, model: cellRows[row.a].model }));
+const updateGroupRows = tableRows(payload.update_groups);
 
 const distinct = (rows, column) => [...new Set(rows.map((row) => row[column]))].sort((a, b) => a - b);
 const isNumber = (value) => value !== null && value !== undefined;

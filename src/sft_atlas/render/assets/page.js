@@ -22,6 +22,11 @@ function selector(place, label, choices, chosen, onChange) {
   return read;
 }
 
+// Takes away figures that have nothing to show.
+function hideFigures(...places) {
+  places.forEach((place) => { document.querySelector(`[data-chart="${place}"]`).hidden = true; });
+}
+
 const choicesOf = (rows, column, averageText) =>
   distinct(rows, column).map((index) => [index, index === AVERAGE ? averageText : index === POOLED ? "all benchmarks, pooled" : nameOf(column, index)]);
 const first = (choices, preferred) => (choices.some(([key]) => key === preferred) ? preferred : choices[0]?.[0]);
@@ -141,122 +146,6 @@ function gainTable(rows) {
   table.replaceChildren(thead, tbody);
 }
 
-const VARIANTS = [["raw", "all points"], ["within_model", "between datasets"], ["within_data", "between models"]];
-
-function perplexitySection() {
-  if (!pointRows.length) {
-    explain("perplexity", "No dataset was measured under a base model, or no single-dataset cell has a gain yet.");
-    explain("associations", "");
-    document.querySelector('[data-chart="associations"]').hidden = true;
-    return;
-  }
-  const setting = selector("perplexity", "Setting", choicesOf(pointRows, "setting"), settingOf(pointRows), refill);
-  const method = selector("perplexity", "Method", choicesOf(pointRows, "method"), distinct(pointRows, "method")[0], show);
-  const averageText = "mean over benchmarks";
-  const benchmarks = choicesOf(associationRows, "benchmark", averageText);
-  const benchmark = selector("perplexity", "Benchmark", benchmarks, first(benchmarks, AVERAGE), show);
-  const variant = selector("perplexity", "Compared", VARIANTS.map(([, text], i) => [i, text]), 0, show);
-
-  function refill() {
-    const rows = pointRows.filter((row) => row.setting === setting());
-    method.fill(choicesOf(rows, "method"), rows[0].method);
-    show();
-  }
-
-  function show() {
-    const key = VARIANTS[variant()][0];
-    const here = (row) => row.setting === setting() && row.method === method();
-    const chosen = pointRows.filter((row) => here(row) && (benchmark() === POOLED ? row.benchmark !== AVERAGE : row.benchmark === benchmark()));
-    const isRaw = key === "raw";
-    const rows = chosen.map((row) => ({
-      x: isRaw ? Math.exp(row.x_raw) : row[`x_${key}`],
-      y: 100 * row[`y_${key}`],
-      model: nameOf("model", row.model), data: nameOf("data", row.data),
-      benchmark: row.benchmark === AVERAGE ? averageText : nameOf("benchmark", row.benchmark),
-    }));
-    if (!rows.length) {
-      explain("perplexity", "No cell of this choice has a gain.");
-      return;
-    }
-    draw("perplexity", isRaw ? "perplexity-raw" : "perplexity-within", rows, (spec) => {
-      if (rows.length > 400) { spec.layer[1].mark.size = 26; spec.layer[1].mark.opacity = 0.6; }
-    });
-    const related = associationRows.filter((row) => here(row) && row.benchmark === benchmark());
-    const numbers = names.statistics.map((statistic) => {
-      const row = related.find((item) => nameOf("variant", item.variant) === key && nameOf("statistic", item.statistic) === statistic);
-      return row && isNumber(row.estimate) ? `${statistic === "spearman" ? "Spearman" : "Pearson"} ${minus(row.estimate.toFixed(2))} ${decimalInterval(row.low, row.high)}` : "";
-    }).filter(Boolean);
-    if (!numbers.length) numbers.push("A correlation needs at least five points that differ");
-    const size = related[0] ? `, ${plural(related[0].num_models, "model")}, ${plural(related[0].num_datasets, "dataset")}` : "";
-    caption("perplexity", `n = ${plural(rows.length, "point")}${size}. ${numbers.join("; ")}. Final epoch, ${names.settings[setting()]}.`);
-    showAssociations(related);
-  }
-
-  function showAssociations(related) {
-    const figure = document.querySelector('[data-chart="associations"]');
-    const rows = related.filter((row) => nameOf("statistic", row.statistic) === "spearman" && isNumber(row.estimate)).map((row) => ({
-      variant: VARIANTS.find(([key]) => key === nameOf("variant", row.variant))[1],
-      estimate: row.estimate, low: row.low ?? row.estimate, high: row.high ?? row.estimate,
-      interval_text: decimalInterval(row.low, row.high),
-      p_text: isNumber(row.p_value) ? row.p_value.toFixed(3) : "none",
-      n_text: `${plural(row.num_rows, "point")}, ${plural(row.num_models, "model")}, ${plural(row.num_datasets, "dataset")}`,
-    }));
-    figure.hidden = !rows.length;
-    if (!rows.length) return;
-    draw("associations", "associations", rows);
-    const open = related.some((row) => !isNumber(row.low)) ? " Without a line: fewer than 3 models or datasets, so no interval." : "";
-    caption("associations", `Spearman correlation of log perplexity with gain, 95\u00a0% intervals over models and datasets. Left of 0: less perplexing data gains more.${open}`);
-  }
-  refill();
-}
-
-function layerSection() {
-  if (!layerRows.length) {
-    explain("layer-change", "There is no weight-change record of a scored final cell yet.");
-    explain("layer-correlation", "");
-    document.querySelector('[data-chart="layer-correlation"]').hidden = true;
-    return;
-  }
-  const setting = selector("layers", "Setting", choicesOf(layerRows, "setting"), settingOf(layerRows), refill);
-  const method = selector("layers", "Method", choicesOf(layerRows, "method"), distinct(layerRows, "method")[0], show);
-
-  function refill() {
-    const rows = layerRows.filter((row) => row.setting === setting());
-    method.fill(choicesOf(rows, "method"), rows[0].method);
-    show();
-  }
-
-  function show() {
-    const rows = layerRows.filter((row) => row.setting === setting() && row.method === method());
-    const numModels = distinct(rows, "model").filter((index) => index !== AVERAGE).length;
-    const averageName = numModels ? "mean over models" : names.models[0];
-    const ordered = [...rows].sort((a, b) => (a.model === AVERAGE) === (b.model === AVERAGE) ? a.model - b.model : a.model === AVERAGE ? -1 : 1);
-    const changes = ordered.map((row) => ({
-      series: row.model === AVERAGE ? averageName : nameOf("model", row.model),
-      is_average: row.model === AVERAGE, position: row.position,
-      change_percent: 100 * row.change,
-      low_percent: isNumber(row.change_low) ? 100 * row.change_low : 100 * row.change,
-      high_percent: isNumber(row.change_high) ? 100 * row.change_high : 100 * row.change,
-      n_text: restsOn(row),
-    }));
-    draw("layer-change", "layer-change", changes, (spec, theme) => inkFirst(spec, theme, changes));
-    const mean = rows.filter((row) => row.model === AVERAGE);
-    caption("layer-change", `\u2016\u0394W\u2016 / \u2016W\u2016 of all weights of a layer, final epoch; ${restsOn(mean[0])}. Band: 95\u00a0% interval of the mean.`);
-    const known = mean.filter((row) => isNumber(row.correlation));
-    if (!known.length) {
-      explain("layer-correlation", "A correlation needs at least three datasets.");
-      return;
-    }
-    const hasBand = known.some((row) => isNumber(row.low));
-    draw("layer-correlation", "layer-correlation", known.map((row) => ({
-      position: row.position, correlation: row.correlation, low: row.low, high: row.high,
-      interval_text: decimalInterval(row.low, row.high), n_text: restsOn(row),
-    })), (spec) => { if (!hasBand) spec.layer.splice(1, 1); });
-    caption("layer-correlation", `Pearson, within models; ${restsOn(mean[0])}. ${hasBand ? "Band: 95\u00a0%, holds at all positions at once." : "No band: fewer than 3 models."}`);
-  }
-  refill();
-}
-
 function epochSection() {
   if (!epochRows.length) {
     explain("epochs", "No training run has scores at more than one kept epoch.");
@@ -366,8 +255,11 @@ addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = i
 
 gainMapSection();
 modelMapSection();
-perplexitySection();
+propertySection();
 layerSection();
+dimensionSection();
+forgettingSection();
+directionSection();
 epochSection();
 lossSection();
 resultSection();
