@@ -29,6 +29,7 @@ _PLACING_PERPLEXITY: Final = 5.0
 _MAX_ROUNDS: Final = 500
 _LEAST_PROGRESS: Final = 1e-6
 _NUM_NEAREST: Final = 3
+_SEAT_ROUNDS: Final = 20
 _BETTER: Final = 0.01
 
 
@@ -114,7 +115,8 @@ def _reseated(distances: Floats, places: Floats) -> Floats:
     nearest = np.argsort(distances, axis=1, kind="stable")[:, 1 : 1 + _NUM_NEAREST]
     for cell, wanted in enumerate(others):
         rest, away = found[wanted], distances[cell][wanted]
-        seat = _settled(away, rest, found[nearest[cell]].mean(axis=0), spread=spread)
+        start = found[nearest[cell]].mean(axis=0)
+        seat = _settled(away, rest, start, spread=spread, max_rounds=_SEAT_ROUNDS)
         if _misfit(away, rest, seat) < (1 - _BETTER) * _misfit(away, rest, found[cell]):
             found[cell] = seat
     return found
@@ -138,9 +140,16 @@ def place_metric(distances: Floats, places: Floats, start: Floats) -> Floats:
     return np.stack(rows) if rows else np.zeros((0, 2))
 
 
-def _settled(distances: Floats, places: Floats, start: Floats, *, spread: float) -> Floats:
+def _settled(
+    distances: Floats,
+    places: Floats,
+    start: Floats,
+    *,
+    spread: float,
+    max_rounds: int = _MAX_ROUNDS,
+) -> Floats:
     middle, place = places.mean(axis=0), start
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(max_rounds):
         away = place - places
         shown = np.maximum(np.sqrt((away**2).sum(axis=1)), np.finfo(np.float64).tiny)
         moved = middle + (away * (distances / shown)[:, None]).mean(axis=0)

@@ -32,7 +32,8 @@ def map_payload(
     """
     if drawn is None or drawn.points.empty:
         return None
-    shown = [cell for cell in index if cell in set(drawn.points["cell"])]
+    mapped = set(drawn.points["cell"])
+    shown = [cell for cell in index if cell in mapped]
     labels = cells.drop_duplicates("cell").set_index("cell").loc[shown]
     families, names = pd.factorize(labels["family"].astype(str))
     runs = pd.factorize(labels["trajectory"])[0]
