@@ -168,7 +168,7 @@ def test_no_submodule_hides_a_verb() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    verbs = ["doctor", "inspect", "new", "plan", "report", "run", "show", "status", "table"]
+    verbs = ["doctor", "drift", "inspect", "new", "plan", "report", "run", "show", "spectra"]
     assert sorted(sft_atlas.__all__) == sorted(
-        ["DEFAULT_STORE", "Error", "benchmarks", "load_study", "tables", *verbs]
+        ["DEFAULT_STORE", "Error", "benchmarks", "load_study", "status", "table", "tables", *verbs]
     )

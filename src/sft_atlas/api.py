@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from sft_atlas.data.inspect import Inspection
     from sft_atlas.execute.rounds import RunResult, View
+    from sft_atlas.measure.spectrum import SpectrumRow
+    from sft_atlas.measure.weight_pair import PairDrift
     from sft_atlas.store.cell_view import CellView
     from sft_atlas.store.table_names import TableName
     from sft_atlas.store.tables import Tables
@@ -192,6 +194,25 @@ def report(study: StudyPath, *, store: Path = DEFAULT_STORE, output: Path | None
         overlaps=overlap_table(opened, grid.overlaps, cells=cells, benchmarks=grid.benchmarks),
     )
     return write_report(found, meta, path, evidence=evidence)
+
+
+def drift(base: Path, tuned: Path) -> "PairDrift":
+    """Measure how far a tuned model, or an adapter, lies from its base: two folders on this disk.
+
+    Raises:
+        StoreError: if they are not two states of one model.
+        DataError: if a weight is NaN or infinite.
+    """
+    from sft_atlas.measure.weight_pair import measure_pair
+
+    return measure_pair(base, tuned)
+
+
+def spectra(base: Path, tuned: Path) -> "list[SpectrumRow]":
+    """Return the spectrum of each matrix's change, and its intruder dimensions; raises as `drift`."""
+    from sft_atlas.measure.spectrum import folder_spectra
+
+    return list(folder_spectra(base, tuned))
 
 
 def build_miniature(

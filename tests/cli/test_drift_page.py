@@ -37,14 +37,14 @@ def test_the_page_shows_layers_kinds_the_rest_and_the_notes() -> None:
     assert ["other", "1", "0.5", "0.00%", "4"] in lines
     assert any(line[:2] == ["whole", "model"] for line in lines)
     text = " ".join(captured.get().split())
-    assert "3.00 GB read in 2.0 s (1.50 GB/s)" in text
+    assert "3,000.0 MB read in 2.0 s (1,500 MB/s)" in text
     assert "Note: somewhere: something was [ignored]." in text
 
 
 def test_the_json_holds_every_row_and_no_number_that_is_none() -> None:
     found = json.loads(json.dumps(drift_json(RESULT), allow_nan=False))
     assert found.keys() == {
-        "rows", "num_layers", "from_adapter", "seconds", "bytes_read", "notes"
+        "rows", "spectra", "num_layers", "from_adapter", "seconds", "bytes_read", "notes"
     }  # fmt: skip
     assert [row["tensor"] for row in found["rows"]] == [row.tensor for row in RESULT.rows]
     assert found["rows"][3]["relative"] is None

@@ -47,6 +47,7 @@ def page(*scores: dict[str, Any]) -> str:
     nothing: dict[str, Any] = {"spec": {}, "result": {}, "files": {}, "provenance": {}}
     view = CellView(
         cell="c" * 32, folder=Path("x"), training={}, curve=[], scores=list(scores), drift=[],
+        measures={"forgetting": {"kl_per_token": 0.0123456, "is_exact": True, "prefix": "bos"}},
         **nothing,
     )  # fmt: skip
     out = io.StringIO()
@@ -56,6 +57,10 @@ def page(*scores: dict[str, Any]) -> str:
 
 def test_nothing_right_of_twenty_is_no_certainty() -> None:
     assert "0.000  0.000 to 0.161" in page(PLAIN)
+
+
+def test_measures_are_named_with_their_numbers() -> None:
+    assert "forgetting: kl_per_token 0.01235\n" in page(PLAIN)
 
 
 def test_notes_say_what_speaks_against_a_score() -> None:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from sft_atlas import api
-from sft_atlas.cli import benchmarks_page, pages, plan_page
+from sft_atlas.cli import benchmarks_page, drift_page, pages, plan_page
 from sft_atlas.cli.progress import run_view
 from sft_atlas.errors import Error
 from sft_atlas.store.table_names import TableName
@@ -208,6 +208,34 @@ def report(
     """Write one self-contained HTML file that works from disk without a network."""
     path = api.report(study, store=store, output=output).absolute()
     _print({"report": str(path)} if as_json else f"report: {path}")
+
+
+@app.command()
+def drift(
+    base: Annotated[Path, typer.Argument(help="Folder of the base model.", show_default=False)],
+    tuned: Annotated[
+        Path, typer.Argument(help="Folder of the tuned model or adapter.", show_default=False)
+    ],
+    spectrum: Annotated[
+        bool,
+        typer.Option("--spectrum", help="Also singular values and intruder dimensions (slow)."),
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="CSV or Parquet file of all rows.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a tuned model moved from its base, by layer and kind of matrix; no study needed.
+
+    Both folders are read once, side by side, in little memory.
+    """
+    found = api.drift(base, tuned)
+    spectra = api.spectra(base, tuned) if spectrum else []
+    if output is not None:
+        kind = "parquet" if output.suffix == ".parquet" else "csv"
+        output.write_bytes(pages.table_bytes(drift_page.drift_frame(found, spectra), kind))
+    if as_json:
+        _print(drift_page.drift_json(found, spectra))
+    else:
+        _print(drift_page.drift_page(found, spectra))
 
 
 @app.command()

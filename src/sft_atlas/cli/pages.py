@@ -6,7 +6,7 @@ docs/cli.md.
 
 import io
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,12 +155,25 @@ def cell_page(view: "CellView") -> RenderableType:
                 f"{min(relative):.4f} to {max(relative):.4f}"
             )
         )
+    parts += [Text(f"{kind}: {text}") for kind, text in _measure_texts(view.measures)]
     for name, value in view.provenance.items():
         parts.append(Text(f"{name}: {value}", "dim"))
     parts += [
         Text(f"{view.folder}/{name} {size:,} bytes", "dim") for name, size in view.files.items()
     ]
     return Group(*parts)
+
+
+def _measure_texts(measures: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Name each measure with the numbers of its result that stand for themselves."""
+    for kind, result in measures.items():
+        shown = [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in result.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        if shown:
+            yield kind, ", ".join(shown)
 
 
 def _score_tables(scores: Sequence[dict[str, Any]]) -> list[RenderableType]:
@@ -266,6 +279,8 @@ def table_bytes(frame: "pd.DataFrame", kind: str) -> bytes:
         return buffer.getvalue()
     columns = ["model", "data", "method", "samples", "epoch", "seed", "benchmark"]
     numbers = list(_SHOWN_NUMBERS)
+    if not {*columns, *numbers} <= set(frame.columns):
+        columns, numbers = [], list(frame.columns)
     chosen = frame[columns + numbers].astype(object)
     rows = [[_cell_text(v) for v in row] for row in chosen.where(chosen.notna(), None).to_numpy()]
     return (_markdown if kind == "markdown" else _latex)(columns + numbers, rows).encode()
