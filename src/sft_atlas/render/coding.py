@@ -98,7 +98,8 @@ def number(value: Any, digits: int) -> int | float | None:
 
 
 def significant(value: Any, digits: int = 4) -> int | float | None:
-    """A JSON number with four significant digits, for values of any size."""
+    """A JSON number with few significant digits, for values of any size."""
     if value is None or value is pd.NA or not math.isfinite(float(value)):
         return None
-    return number(float(f"{float(value):.{digits}g}"), 15)
+    found = float(f"{float(value):.{digits}g}")
+    return int(found) if found.is_integer() else found

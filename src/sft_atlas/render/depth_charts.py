@@ -187,9 +187,9 @@ def forgetting_points() -> alt.LayerChart:
     """Mean gain against the divergence from the base, with training runs as paths."""
     x = alt.X(
         "kl:Q",
-        title="KL to the base model on neutral text, nats per token (log scale)",
+        title="KL to the base, nats per token (log scale)",
         scale=alt.Scale(type="log", nice=False, padding=16),
-        axis=alt.Axis(format="~g", tickCount=6),
+        axis=alt.Axis(format="~g", tickCount=6, labelOverlap="greedy", labelSeparation=6),
     )
     y = alt.Y("gain:Q", title="Mean gain, points")
     color = alt.Color("method:N", sort=None, legend=legend())

@@ -73,8 +73,8 @@ def predictor_intervals() -> alt.LayerChart:
     dot = base.mark_point(filled=True, size=62, opacity=1).encode(
         x=alt.X("estimate:Q", scale=domain)
     )
-    # The page sets the height by the number of properties: with a step, Vega-Lite 6.4 cannot fit the
-    # width to the page without a warning.
+    # The page sets the height by the number of properties: with a step, Vega-Lite 6.4 cannot fit
+    # the width to the page without a warning.
     return alt.layer(zero, rule, dot).properties(
         width="container", height=120, data=alt.NamedData("rows")
     )

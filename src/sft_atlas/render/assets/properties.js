@@ -81,7 +81,10 @@ function propertySection() {
       n_text: `${plural(row.num_rows, "point")}, ${plural(row.num_models, "model")}, ${plural(row.num_datasets, "dataset")}`,
     })).sort((a, b) => a.order - b.order || a.place - b.place);
     const num = new Set(rows.map((row) => row.predictor)).size;
-    draw("predictors", "predictors", rows, (spec) => { spec.height = 46 * num; });
+    draw("predictors", "predictors", rows, (spec) => {
+      spec.height = 46 * num;
+      if (document.getElementById("chart-predictors").clientWidth < 560) spec.layer[1].encoding.y.axis.labelLimit = 140;
+    });
     const open = known.some((row) => !isNumber(row.low)) ? " Without a line: fewer than 3 models or datasets, so no interval." : "";
     const absent = [...new Set(related.filter((row) => !isNumber(row.estimate) && row.null_reason >= 0).map((row) => names.null_reasons[row.null_reason]))];
     const reasons = absent.length ? ` Where a mark is missing: ${absent.join("; ")}.` : "";
@@ -112,7 +115,7 @@ function fillPanels(spec, theme, panels, variant) {
     const points = panel.layer[1];
     points.encoding.x.title = variant === "raw" ? `${item.axis}${isLog ? " (log scale)" : ""}` : `${item.is_log ? "ln " : ""}${item.axis.replace(/^([A-Z])(?=[a-z])/, (letter) => (item.is_log ? letter.toLowerCase() : letter))}, from the mean`;
     points.encoding.x.scale = { ...points.encoding.x.scale, ...(isLog ? { type: "log" } : { type: "linear", zero: false }) };
-    points.encoding.x.axis = { format: "~g", tickCount: 5, labelOverlap: true };
+    points.encoding.x.axis = { format: "~g", tickCount: 5, labelOverlap: "greedy", labelSeparation: 6 };
     if (i % columns) points.encoding.y.title = null;
     else points.encoding.y.title = variant === "raw" ? "Gain, points" : "Gain, points, from the mean";
     if (rows.length > 400) { points.mark.size = 22; points.mark.opacity = 0.55; }
