@@ -1,8 +1,9 @@
 """Read tensors of several files side by side, block by block, in memory that does not grow.
 
 In: groups of stored tensors of one shape, such as a weight before and after. Out: for each block of
-rows the same rows of each tensor of the group. A thread reads the next blocks into buffers that are
-used again, while the caller computes with this one; so a pass takes as long as the slower of both.
+rows the same rows of each tensor of the group. Two threads read the next blocks into buffers that
+are used again, while the caller computes with this one, and ask the kernel for what comes after
+them; so the disk has always something to do, and a pass takes as long as reading does.
 """
 
 import os
@@ -21,11 +22,15 @@ from torch import Tensor
 from sft_atlas.errors import StoreError
 from sft_atlas.weights.stored import DTYPES, StoredTensor
 
-BLOCK_BYTES: Final = 2 << 20
+BLOCK_BYTES: Final = 1 << 20
 """Of one tensor; a row that is longer is a block of its own."""
 
-_NUM_BUFFERS: Final = 3
+_NUM_BUFFERS: Final = 4
 """Blocks in memory: one that is computed with, the others on their way."""
+
+_NUM_READERS: Final = 2
+_AHEAD_BYTES: Final = 4 << 20
+"""Of each file, asked of the kernel before they are read: more than it would fetch by itself."""
 
 
 @final
@@ -69,7 +74,7 @@ def iter_blocks(groups: Sequence[tuple[StoredTensor, ...]]) -> Iterator[Block]:
         paths = dict.fromkeys(t.path for group in groups for t in group)
         descriptors = {path: _open(path, stack) for path in paths}
         # Left first: no read is under way when the files are closed.
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="blocks"))
+        pool = stack.enter_context(ThreadPoolExecutor(_NUM_READERS))
         ahead: deque[Future[Block]] = deque()
         try:
             for number, part in enumerate(parts):
@@ -96,9 +101,13 @@ def _parts(index: int, group: tuple[StoredTensor, ...]) -> Iterable[_Part]:
 def _open(path: Path, stack: ExitStack) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     stack.callback(os.close, descriptor)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     return descriptor
+
+
+def _announce(descriptor: int, offset: int) -> None:
+    """Have the kernel fetch what will be read soon, where it takes such advice."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def _read(part: _Part, descriptors: dict[Path, int], buffers: list[NDArray[np.uint8]]) -> Block:
@@ -107,8 +116,10 @@ def _read(part: _Part, descriptors: dict[Path, int], buffers: list[NDArray[np.ui
         num_bytes = part.num_weights * tensor.itemsize
         target = buffer[:num_bytes].data
         offset = tensor.offset + part.first_weight * tensor.itemsize
+        descriptor = descriptors[tensor.path]
+        _announce(descriptor, offset + num_bytes)
         while target:
-            count = os.preadv(descriptors[tensor.path], [target], offset)
+            count = os.preadv(descriptor, [target], offset)
             if count == 0:
                 raise StoreError(
                     f"{tensor.path}: ends within {tensor.name!r}; expected a file that nobody "
