@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-eval format clean
+.PHONY: help demo test check bench-eval bench-measure format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -36,6 +36,9 @@ check: .venv/installed-test ## lint, types, tests: what has to pass before a com
 
 bench-eval: .venv/installed-test ## time evaluation against lm-eval, into benchmarks/results (minutes)
 	$(BIN)/python benchmarks/evaluate.py
+
+bench-measure: .venv/installed-test ## time the measures against their peers, into benchmarks/results (minutes)
+	$(BIN)/python benchmarks/measure.py
 
 format: .venv/installed-test ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
