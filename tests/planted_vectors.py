@@ -28,6 +28,7 @@ def vectors_of(
     *,
     cells: Sequence[str] | None = None,
     is_cut: NDArray[np.bool_] | None = None,
+    wordings: Sequence[str] | None = None,
 ) -> Vectors:
     """Vectors with these log-likelihoods; without an answer the texts have none."""
     num_cells, num_texts = prompt.shape
@@ -35,8 +36,8 @@ def vectors_of(
     count = np.full(prompt.shape, 10)
     return Vectors(
         measure=MEASURE.fingerprint,
-        texts_sha256=DIGEST,
         cells=tuple(cells) if cells is not None else tuple(f"c{i:03d}" for i in range(num_cells)),
+        wordings=tuple(wordings or [DIGEST] * num_cells),
         texts=tuple(f"text-{i}" for i in range(num_texts)),
         groups=("quiz",) * num_texts,
         prompt=prompt,
@@ -47,16 +48,6 @@ def vectors_of(
         prompt_bytes=np.full(num_texts, 100),
         answer_bytes=np.full(num_texts, 20 * has_answer),
     )
-
-
-def take(vectors: Vectors, rows: Sequence[int] | NDArray[np.int64]) -> Vectors:
-    """The same vectors with these cells, in this order."""
-    picked = {
-        name: getattr(vectors, name)[list(rows)]
-        for name in ("prompt", "answer", "prompt_tokens", "answer_tokens", "is_cut")
-    }
-    cells = tuple(vectors.cells[row] for row in rows)
-    return Vectors(**{**vars(vectors), **picked, "cells": cells})
 
 
 def planted_world(
@@ -100,11 +91,12 @@ def publish_vector(
     *,
     answer: Sequence[float | None] | None = None,
     texts_sha256: str = DIGEST,
+    ids: Sequence[str] | None = None,
 ) -> None:
     """Publish a likelihood record with these sums."""
     size = len(prompt)
     columns = {
-        "text": [f"text-{i}" for i in range(size)],
+        "text": list(ids or [f"text-{i}" for i in range(size)]),
         "group": ["quiz"] * size,
         "prompt_log_likelihood": pa.array(list(prompt), pa.float64()),
         "answer_log_likelihood": pa.array(list(answer or [0.0] * size), pa.float64()),

@@ -6,13 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from planted_vectors import MEASURE, planted_world, publish_vector, take, vectors_of
-from sft_atlas.analyze.likelihood_map import (
-    base_rows,
-    default_steps,
-    make_map,
-    map_tables,
-)
+from planted_vectors import DIGEST, MEASURE, planted_world, publish_vector, vectors_of
+from sft_atlas.analyze.likelihood_map import base_rows, default_steps, map_tables
+from sft_atlas.analyze.map_places import make_map
+from sft_atlas.errors import DataError
 from sft_atlas.store.maps import MapSteps, StoredMap, load_mapped, map_folder, publish_map, read_map
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.store.vectors import Vectors
@@ -30,7 +27,7 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def first(world: World) -> StoredMap:
     """The map of the first forty cells."""
-    return make_map(take(world[0], range(40)), STEPS)
+    return make_map(world[0].take(range(40)), STEPS)
 
 
 @pytest.fixture
@@ -66,8 +63,8 @@ def test_distance_from_the_base_grows_with_training(world: World) -> None:
 
 def test_the_order_of_cells_moves_none(world: World) -> None:
     vectors, _ = world
-    order = np.random.default_rng(0).permutation(vectors.num_cells)
-    straight, mixed = make_map(vectors, STEPS), make_map(take(vectors, order), STEPS)
+    order = np.random.default_rng(0).permutation(len(vectors.cells))
+    straight, mixed = make_map(vectors, STEPS), make_map(vectors.take(order), STEPS)
     pd.testing.assert_frame_equal(straight.places, mixed.places, check_exact=True)
 
 
@@ -85,10 +82,10 @@ def test_cells_lie_the_same_whether_they_come_together_or_one_by_one(
     world: World, first: StoredMap
 ) -> None:
     vectors, _ = world
-    together = make_map(take(vectors, range(44)), STEPS, first)
+    together = make_map(vectors.take(range(44)), STEPS, first)
     step = first
     for size in (41, 42, 44):
-        step = make_map(take(vectors, range(size)), STEPS, step)
+        step = make_map(vectors.take(range(size)), STEPS, step)
     assert step.number == 3
     keys = ["method", "cell"]
     pd.testing.assert_frame_equal(
@@ -101,7 +98,7 @@ def test_cells_lie_the_same_whether_they_come_together_or_one_by_one(
 def test_added_cells_lie_next_to_their_own_model(world: World) -> None:
     vectors, cells = world
     is_late = (cells["epoch"] == 3).to_numpy()
-    early = make_map(take(vectors, np.flatnonzero(~is_late)), STEPS)
+    early = make_map(vectors.take(np.flatnonzero(~is_late)), STEPS)
     places = make_map(vectors, STEPS, early).places
     for method in ("tsne", "pca", "mds"):
         rows = places[places["method"] == method].merge(cells, on="cell")
@@ -114,8 +111,8 @@ def test_added_cells_lie_next_to_their_own_model(world: World) -> None:
 
 def test_a_map_that_most_cells_came_after_is_fitted_anew(world: World) -> None:
     vectors, _ = world
-    small = make_map(take(vectors, range(30)), STEPS)
-    half = make_map(take(vectors, range(60)), STEPS, small)
+    small = make_map(vectors.take(range(30)), STEPS)
+    half = make_map(vectors.take(range(60)), STEPS, small)
     assert (len(half.fitted), half.number) == (30, 1)
     anew = make_map(vectors, STEPS, half)
     assert (len(anew.fitted), anew.number) == (64, 2)
@@ -125,18 +122,16 @@ def test_a_map_that_most_cells_came_after_is_fitted_anew(world: World) -> None:
 
 def test_a_map_that_cannot_be_kept_says_why(world: World, first: StoredMap) -> None:
     vectors, _ = world
-    gone = make_map(take(vectors, range(1, 45)), STEPS, first)
+    gone = make_map(vectors.take(range(1, 45)), STEPS, first)
     assert gone.reason == "fitted anew: 1 of its 40 cells have no likelihoods any more"
     is_cut = np.zeros(vectors.prompt.shape, dtype=bool)
     is_cut[50, [3, 7]] = True
     shorter = make_map(Vectors(**{**vars(vectors), "is_cut": is_cut}), STEPS, first)
     assert shorter.reason == "fitted anew: a new cell did not read 2 more texts whole"
     assert shorter.texts_left_out == (3, 7)
-    other = make_map(Vectors(**{**vars(vectors), "texts_sha256": "f" * 64}), STEPS, first)
-    assert other.reason == "fitted anew: the texts changed"
-    few = make_map(take(vectors, range(9)), STEPS)
+    few = make_map(vectors.take(range(9)), STEPS)
     assert few.methods == ("pca", "mds")
-    more = make_map(take(vectors, range(10)), STEPS, few)
+    more = make_map(vectors.take(range(10)), STEPS, few)
     assert more.reason == "fitted anew: 10 cells are enough for t-SNE"
     assert more.perplexity == 3
 
@@ -148,8 +143,10 @@ def test_few_cells_are_mapped_without_tsne_and_say_so() -> None:
     assert quality.loc["tsne", "reason"] == "t-SNE needs 10 cells that are not all the same"
     assert quality.loc[["pca", "mds"], "reason"].isna().all()
     assert set(tables.points["method"]) == {"pca", "mds"}
-    assert map_tables(take(vectors, [0, 1]), cells).points.empty
-    assert map_tables(None, cells).points.empty
+    two = map_tables(vectors.take([0, 1]), cells)
+    assert two.points.empty
+    assert two.reason == "2 cells have likelihoods; it takes 3"
+    assert map_tables(None, cells).reason == ""
 
 
 def test_cells_that_are_all_the_same_make_a_map_without_numbers() -> None:
@@ -184,21 +181,48 @@ def test_every_variant_has_a_map_of_its_own(world: World) -> None:
     pd.testing.assert_frame_equal(again.points, tables.points, check_exact=True)
 
 
+def test_models_that_read_other_wordings_are_compared_by_their_answers(world: World) -> None:
+    vectors, cells = world
+    words = [DIGEST if model == "model-0" else "e" * 64 for model in cells["model"]]
+    both = vectors_of(vectors.prompt, vectors.prompt / 10, cells=vectors.cells, wordings=words)
+    tables = map_tables(both, cells)
+    assert set(tables.points["variant"]) == {"answer"}
+    refused = tables.quality[tables.quality["variant"] == "prompt"]
+    assert set(refused["reason"]) == {
+        "chat templates word the questions in 2 ways; only answers can be compared"
+    }
+    # A study of one wording has its maps of the questions, without the cells of others.
+    ours = cells[cells["model"] == "model-0"]
+    alone = map_tables(both, ours)
+    assert set(alone.points["variant"]) == {"whole", "prompt", "answer"}
+    fresh = {made.steps.variant: made for made in alone.fresh}
+    assert set(fresh["whole"].cells) == set(ours["cell"])
+    assert set(fresh["answer"].cells) == set(cells["cell"])
+    assert fresh["answer"].texts_sha256 == both.take([0, 1]).texts_sha256("answer")
+    with pytest.raises(DataError) as error:
+        make_map(both, STEPS)
+    assert str(error.value) == (
+        "map: cells read 2 wordings of the same questions; expected one. "
+        "Compare their answers alone."
+    )
+
+
 def test_a_base_model_is_found_by_its_name() -> None:
     labels = pd.DataFrame({"model": ["a", "b", "a", "c"], "epoch": [0, 0, 2, 1]})
     assert base_rows(labels).tolist() == [0, 1, 0, -1]
 
 
 def test_a_map_is_read_as_it_was_published(world: World, first: StoredMap, store: Store) -> None:
-    assert read_map(store, first.measure, STEPS) is None
+    vectors, _ = world
+    assert read_map(store, vectors, STEPS) is None
     assert publish_map(store, first)
-    found = read_map(store, first.measure, STEPS)
+    found = read_map(store, world[0], STEPS)
     assert found is not None
     pd.testing.assert_frame_equal(found.places, first.places, check_exact=True)
     assert {**vars(found), "places": 0} == {**vars(first), "places": 0}
     later = make_map(world[0], STEPS, found)
     assert publish_map(store, later)
-    newest = read_map(store, first.measure, STEPS)
+    newest = read_map(store, world[0], STEPS)
     assert newest is not None
     assert newest.number == 1
     assert newest.fitted == first.fitted
@@ -210,10 +234,10 @@ def test_the_same_history_gives_the_same_bytes(
     digests = []
     for name in ("one", "two"):
         store = open_store(tmp_path / name, create=True)
-        made = make_map(take(world[0], range(40)), STEPS)
+        made = make_map(world[0].take(range(40)), STEPS)
         publish_map(store, made)
-        publish_map(store, make_map(world[0], STEPS, read_map(store, made.measure, STEPS)))
-        folder = map_folder(store, made.measure, STEPS)
+        publish_map(store, make_map(world[0], STEPS, read_map(store, world[0], STEPS)))
+        folder = map_folder(store, made.measure, made.texts_sha256, STEPS)
         digests.append([store.read(folder / str(n)).digest for n in (0, 1)])
     assert digests[0] == digests[1]
 
@@ -250,7 +274,7 @@ def test_a_map_that_another_process_published_first_is_kept(
     world: World, first: StoredMap, store: Store
 ) -> None:
     assert publish_map(store, first)
-    assert not publish_map(store, make_map(take(world[0], range(41)), STEPS))
-    kept = read_map(store, first.measure, STEPS)
+    assert not publish_map(store, make_map(world[0].take(range(41)), STEPS))
+    kept = read_map(store, world[0], STEPS)
     assert kept is not None
     assert len(kept.cells) == 40

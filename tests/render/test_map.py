@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from planted_vectors import take, vectors_of
+from planted_vectors import vectors_of
 from sft_atlas.analyze.analysis import analyze
 from sft_atlas.analyze.likelihood_map import MapTables, default_steps, map_tables
 from sft_atlas.render.html import Evidence, ReportMeta, render_report, write_report
@@ -33,7 +33,7 @@ def drawn_map(cells: pd.DataFrame, *, num_late: int = 3, seed: int = 0) -> MapTa
     prompt += 0.1 * rng.normal(size=prompt.shape)
     vectors = vectors_of(prompt, prompt / 10, cells=list(cells["cell"]))
     steps = default_steps()[:2]
-    early = map_tables(take(vectors, range(len(cells) - num_late)), cells, steps=steps)
+    early = map_tables(vectors.take(range(len(cells) - num_late)), cells, steps=steps)
     return map_tables(vectors, cells, known=early.fresh, steps=steps)
 
 
@@ -108,6 +108,15 @@ def test_a_study_without_a_map_has_no_section(planted: SimpleNamespace) -> None:
     assert '"model_map":null' in text
     assert map_payload(None, tables.cells, {}) is None
     assert map_words(MapTables()) is None
+
+
+def test_a_map_that_cannot_be_made_says_why(planted: SimpleNamespace) -> None:
+    tables = planted.make_tables(planted.World(num_models=2, num_datasets=2, epochs=(1,)))
+    none = MapTables(reason="2 cells have likelihoods; it takes 3", missing=(("not measured", 4),))
+    text = render_report(tables, META, analyze(tables, num_resamples=5), Evidence(map=none))
+    assert "There is no map: 2 cells have likelihoods; it takes 3." in text
+    assert "4 cells have no place: not measured." in text
+    assert 'id="chart-map"' not in text
 
 
 def test_the_map_says_in_words_what_it_shows(world: tuple[Any, MapTables]) -> None:

@@ -28,7 +28,7 @@ def test_vectors_have_a_row_per_cell_in_the_order_asked_for(store: Store) -> Non
     np.testing.assert_array_equal(vectors.answer, [[-0.3, -0.2], [-0.5, -0.1]])
     assert vectors.prompt_tokens.tolist() == [[9, 9], [9, 9]]
     assert vectors.answer_bytes.tolist() == [20, 20]
-    assert (vectors.texts_sha256, vectors.measure) == (DIGEST, MEASURE.fingerprint)
+    assert (vectors.texts_sha256("whole"), vectors.measure) == (DIGEST, MEASURE.fingerprint)
     assert not vectors.missing
 
 
@@ -47,20 +47,32 @@ def test_a_cell_without_numbers_is_named_and_has_no_row(store: Store) -> None:
 
 def test_a_store_without_any_gives_no_rows(store: Store) -> None:
     vectors = load_vectors(store, [FIRST], MEASURE)
-    assert (vectors.num_cells, vectors.num_texts, vectors.prompt.shape) == (0, 0, (0, 0))
+    assert (vectors.cells, vectors.texts, vectors.prompt.shape) == ((), (), (0, 0))
     assert vectors.prompt_bytes.shape == (0,)
 
 
-def test_cells_that_read_different_texts_are_refused(store: Store) -> None:
+def test_cells_that_were_asked_other_questions_are_refused(store: Store) -> None:
     publish_vector(store, FIRST, [-1.0, -2.0])
-    publish_vector(store, SECOND, [-1.0, -2.0], texts_sha256="e" * 64)
+    publish_vector(store, SECOND, [-1.0, -2.0], ids=["text-0", "text-9"])
     folder = store.layout.measure(SECOND, MEASURE.fingerprint)
     with pytest.raises(StoreError) as error:
         load_vectors(store, [FIRST, SECOND], MEASURE)
     assert str(error.value) == (
-        f"{folder}: cell {SECOND} read texts {'e' * 12}, but cell {FIRST} read {'d' * 12}; "
-        f"expected one text set for all cells. Move the folder away and run the study again."
+        f"{folder}: cell {SECOND} was asked other questions than cell {FIRST}; expected the same "
+        f"texts for all cells. Move the folder away and run the study again."
     )
+
+
+def test_wordings_of_the_same_questions_are_told_apart(store: Store) -> None:
+    publish_vector(store, FIRST, [-1.0, -2.0])
+    publish_vector(store, SECOND, [-1.0, -2.0], texts_sha256="e" * 64)
+    both = load_vectors(store, [FIRST, SECOND], MEASURE)
+    assert both.wordings == (DIGEST, "e" * 64)
+    assert both.texts_sha256("whole") is None
+    alone = both.take([1])
+    assert (alone.cells, alone.texts_sha256("prompt")) == ((SECOND,), "e" * 64)
+    assert alone.texts_sha256("answer") == both.texts_sha256("answer")
+    assert alone.texts_sha256("answer") != "e" * 64
 
 
 def test_an_altered_table_is_found(store: Store) -> None:

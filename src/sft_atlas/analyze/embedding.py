@@ -160,9 +160,9 @@ def _settled(
     return place
 
 
-def perplexity_for(num_cells: int) -> float:
-    """Return the perplexity of t-SNE: 30, less where that is more than a third of the others."""
-    return min(DEFAULT_PERPLEXITY, (num_cells - 1) / 3)
+def perplexity_for(num_cells: int, wanted: float | None = None) -> float:
+    """Return the perplexity of t-SNE: 30 or the wanted one, but at most a third of the others."""
+    return min(wanted or DEFAULT_PERPLEXITY, (num_cells - 1) / 3)
 
 
 def tsne(q: Floats, start: Floats, *, perplexity: float, seed: int) -> Floats:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist, squareform
 
 from sft_atlas.errors import DataError
-from sft_atlas.store.maps import Variant
-from sft_atlas.store.vectors import Vectors
+from sft_atlas.store.vectors import Variant, Vectors
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -46,6 +46,8 @@ class MapRow:
 class MapWords:
     """The texts of the map's section."""
 
+    reason: str
+    """Why there is no map; empty where there is one."""
     notes: tuple[str, ...]
     share_names: tuple[str, ...]
     shares: tuple[MapRow, ...]
@@ -57,13 +59,14 @@ class MapWords:
 
 
 def map_words(drawn: MapTables) -> MapWords | None:
-    """Return what is said about the map, or None where there is none."""
-    if drawn.points.empty:
+    """Return what is said about the map, or None where no likelihood was measured."""
+    if drawn.points.empty and not drawn.reason:
         return None
     shares, agreement = drawn.shares, drawn.agreement
     groupings = [] if shares.empty else list(shares["grouping"].unique())
     relations = [] if agreement.empty else [r for r in RELATIONS if r in set(agreement["relation"])]
     return MapWords(
+        reason=drawn.reason,
         notes=_notes(drawn),
         share_names=tuple(str(name).capitalize() for name in groupings),
         shares=_pivot(shares, "grouping", groupings, _share_text),

@@ -23,10 +23,9 @@ from sft_atlas.identity import canonical_json, fingerprint, fingerprint_text, pa
 from sft_atlas.store.records import make_provenance
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
-from sft_atlas.store.vectors import Vectors, load_vectors
+from sft_atlas.store.vectors import Variant, Vectors, load_vectors
 from sft_atlas.study.measure import LikelihoodMeasure
 
-Variant = Literal["whole", "prompt", "answer"]
 Method = Literal["tsne", "pca", "mds"]
 
 SCHEMA: Final = "map/1"
@@ -48,7 +47,6 @@ class MapSteps:
     """What is done from log-likelihoods to places, in this order."""
 
     variant: Variant = "whole"
-    """prompt: of the question; answer: of the answer after it; whole: of both."""
     clip_quantile: float | None = 0.02
     """Log-likelihoods below this quantile of all are raised to it; None: none is."""
     perplexity: float | None = None
@@ -71,6 +69,7 @@ class StoredMap:
     number: int
     """0 for the first record of these steps."""
     texts_sha256: str
+    """`Vectors.texts_sha256` of the variant."""
     texts_left_out: tuple[int, ...]
     """Places in the set of the texts that a cell did not read whole, or that lack the part."""
     clip_value: float | None
@@ -96,14 +95,18 @@ class StoredMap:
         return tuple(self.places["method"].unique())
 
 
-def map_folder(store: Store, measure: str, steps: MapSteps) -> Path:
+def map_folder(store: Store, measure: str, texts_sha256: str, steps: MapSteps) -> Path:
     """Return the folder that the numbered records of a map lie in."""
-    return store.layout.map(fingerprint({"measure": measure, "steps": payload(steps)}))
+    spec = {"measure": measure, "texts_sha256": texts_sha256, "steps": payload(steps)}
+    return store.layout.map(fingerprint(spec))
 
 
-def read_map(store: Store, measure: str, steps: MapSteps) -> StoredMap | None:
-    """Return the newest record of a map, or None where there is none."""
-    folder = map_folder(store, measure, steps)
+def read_map(store: Store, vectors: Vectors, steps: MapSteps) -> StoredMap | None:
+    """Return the newest map of the texts of these vectors, or None where there is none."""
+    texts_sha256 = vectors.texts_sha256(steps.variant)
+    if texts_sha256 is None:
+        return None
+    folder = map_folder(store, vectors.measure, texts_sha256, steps)
     numbers = sorted((int(name) for name in list_names(folder) if name.isdecimal()), reverse=True)
     number = next((n for n in numbers if store.has(folder / str(n))), None)
     if number is None:
@@ -111,10 +114,10 @@ def read_map(store: Store, measure: str, steps: MapSteps) -> StoredMap | None:
     result = store.read(folder / str(number)).result
     places = pq.read_table(store.artifact(folder / str(number), MAP_NAME)).to_pandas()
     return StoredMap(
-        measure=measure,
+        measure=vectors.measure,
         steps=steps,
         number=number,
-        texts_sha256=result["texts_sha256"],
+        texts_sha256=texts_sha256,
         texts_left_out=tuple(result["texts_left_out"]),
         clip_value=result["clip_value"],
         perplexity=result["perplexity"],
@@ -128,13 +131,17 @@ def load_mapped(
 ) -> tuple[Vectors, tuple[StoredMap, ...]]:
     """Read what a map of these cells needs: the maps so far, and the vectors of all their cells.
 
-    The vectors hold the wanted cells and those that a map was fitted to, which may be another
+    The vectors hold the wanted cells and behind them those of the maps, which may be another
     study's: a new cell finds its place among them.
     """
-    maps = [read_map(store, measure.fingerprint, step) for step in steps]
+    vectors = load_vectors(store, cells, measure)
+    maps = [read_map(store, vectors, step) for step in steps]
     known = tuple(found for found in maps if found is not None)
-    wanted = [*cells, *(cell for found in known for cell in found.cells)]
-    return load_vectors(store, wanted, measure), known
+    own = (*vectors.cells, *vectors.missing)
+    others = {cell for found in known for cell in found.cells} - set(own)
+    if others:
+        vectors = load_vectors(store, [*own, *sorted(others)], measure)
+    return vectors, known
 
 
 def publish_map(store: Store, made: StoredMap) -> bool:
@@ -144,7 +151,7 @@ def publish_map(store: Store, made: StoredMap) -> bool:
     the report then shows what it computed, and the next one reads what is published.
     """
     started = time.time()
-    folder = map_folder(store, made.measure, made.steps) / str(made.number)
+    folder = map_folder(store, made.measure, made.texts_sha256, made.steps) / str(made.number)
     num_added = int(made.places.drop_duplicates("cell")["is_added"].sum())
     result: dict[str, Any] = {
         "variant": made.steps.variant,

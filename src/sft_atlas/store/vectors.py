@@ -2,13 +2,15 @@
 
 In: the cells of a study and a likelihood measure. Out: matrices with a row per cell and a column
 per text, which the map of all models is made of. A cell without a record, or with a likelihood
-that is no number, is named with the reason and has no row. The one decision: cells that read
-different texts are refused, because no distance between them means anything.
+that is no number, is named with the reason and has no row. The one decision: cells that were asked
+other questions are refused, because no distance between them means anything; but models whose chat
+templates word the same questions differently are kept, since their answers can be compared.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sft_atlas.errors import StoreError
+from sft_atlas.identity import canonical_json
 from sft_atlas.store.records import check_artifact
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import LikelihoodMeasure
@@ -23,6 +26,9 @@ from sft_atlas.study.measure import LikelihoodMeasure
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+Variant = Literal["whole", "prompt", "answer"]
+"""prompt: of the question; answer: of the answer after it; whole: of both."""
 
 VECTORS_NAME: Final = "likelihood.parquet"
 
@@ -45,10 +51,11 @@ class Vectors:
 
     measure: str
     """Fingerprint of the likelihood measure."""
-    texts_sha256: str
-    """Digest of the text set; empty without any cell."""
     cells: tuple[str, ...]
     """Fingerprints of the K cells that have a row, in the order that was asked for."""
+    wordings: tuple[str, ...]
+    """Digest of the texts as each cell read them; chat templates word the same question
+    differently."""
     texts: tuple[str, ...]
     groups: tuple[str, ...]
     """Benchmark of each text, or what its file calls it."""
@@ -67,25 +74,40 @@ class Vectors:
     missing: dict[str, str] = field(default_factory=dict)
     """Why a wanted cell has no row, by its fingerprint."""
 
-    @property
-    def num_cells(self) -> int:
-        return len(self.cells)
+    def texts_sha256(self, variant: Variant) -> str | None:
+        """Return what names the texts of a variant, or None where cells read other wordings.
 
-    @property
-    def num_texts(self) -> int:
-        return len(self.texts)
+        Answers are the same in every wording: their name covers the questions' ids alone.
+        """
+        if variant == "answer":
+            return hashlib.sha256(canonical_json(list(self.texts)).encode()).hexdigest()
+        return self.wordings[0] if len(set(self.wordings)) == 1 else None
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Vectors":
+        """Return the vectors of the cells in these rows, in this order."""
+        rows = [int(row) for row in rows]
+        return replace(
+            self,
+            cells=tuple(self.cells[row] for row in rows),
+            wordings=tuple(self.wordings[row] for row in rows),
+            prompt=self.prompt[rows],
+            answer=self.answer[rows],
+            prompt_tokens=self.prompt_tokens[rows],
+            answer_tokens=self.answer_tokens[rows],
+            is_cut=self.is_cut[rows],
+        )
 
 
 def load_vectors(store: Store, cells: Iterable[str], measure: LikelihoodMeasure) -> Vectors:
     """Read the likelihoods of the cells with these fingerprints; a name twice counts once.
 
     Raises:
-        StoreError: if two cells were measured on different texts.
+        StoreError: if two cells were asked different questions.
         DamagedError: if a record or its table is not what was published.
     """
     found: dict[str, pa.Table] = {}
     missing: dict[str, str] = {}
-    digests: dict[str, str] = {}
+    wordings: list[str] = []
     for cell in dict.fromkeys(cells):
         folder = store.layout.measure(cell, measure.fingerprint)
         record = store.find(folder)
@@ -96,21 +118,19 @@ def load_vectors(store: Store, cells: Iterable[str], measure: LikelihoodMeasure)
         if not _is_finite(table):
             missing[cell] = NOT_FINITE
             continue
-        digest = str(record.result["texts_sha256"])
-        first = next(iter(digests), cell)
-        if digests and digests[first] != digest:
+        first = next(iter(found), cell)
+        if found and not found[first]["text"].equals(table["text"]):
             raise StoreError(
-                f"{folder}: cell {cell} read texts {digest[:12]}, but cell {first} read "
-                f"{digests[first][:12]}; expected one text set for all cells. "
-                f"Move the folder away and run the study again."
+                f"{folder}: cell {cell} was asked other questions than cell {first}; expected the "
+                f"same texts for all cells. Move the folder away and run the study again."
             )
-        digests[cell] = digest
+        wordings.append(str(record.result["texts_sha256"]))
         found[cell] = table
-    return _gathered(measure.fingerprint, next(iter(digests.values()), ""), found, missing)
+    return _gathered(measure.fingerprint, wordings, found, missing)
 
 
 def _gathered(
-    measure: str, digest: str, found: dict[str, pa.Table], missing: dict[str, str]
+    measure: str, wordings: list[str], found: dict[str, pa.Table], missing: dict[str, str]
 ) -> Vectors:
     tables = list(found.values())
     texts: Sequence[str] = tables[0]["text"].to_pylist() if tables else ()
@@ -123,8 +143,8 @@ def _gathered(
     }
     return Vectors(
         measure=measure,
-        texts_sha256=digest,
         cells=tuple(found),
+        wordings=tuple(wordings),
         texts=tuple(texts),
         groups=tuple(groups),
         prompt=per_cell["prompt_log_likelihood"].astype(np.float64),

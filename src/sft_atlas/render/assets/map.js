@@ -17,8 +17,9 @@ function modelMapSection() {
   const hasRuns = new Set(tuned.map((mark) => mark.run)).size < tuned.length;
   let chosen = null;
 
-  const method = selector("map", "Layout", methods.map((key, i) => [i, MAP_METHODS[key]]), methods.findIndex((key) => find(0, key).x), redraw);
-  const variant = selector("map", "Texts", variants.map((key, i) => [i, MAP_VARIANTS[key]]), 0, redraw);
+  const firstDrawn = modelMap.maps.find((map) => map.x);
+  const method = selector("map", "Layout", methods.map((key, i) => [i, MAP_METHODS[key]]), methods.indexOf(firstDrawn.method), redraw);
+  const variant = selector("map", "Texts", variants.map((key, i) => [i, MAP_VARIANTS[key]]), variants.indexOf(firstDrawn.variant), redraw);
   const colour = selector("map", "Colour", colours, colours[0]?.[0], () => { group.fill(groups(), -1); redraw(); });
   const path = selector("map", "Paths", MAP_PATHS, hasRuns ? 1 : 0, redraw);
   const group = selector("map", "Choose", groups(), -1, redraw);
