@@ -12,7 +12,7 @@ from sft_atlas.analyze.map_places import make_map
 from sft_atlas.errors import DataError
 from sft_atlas.store.maps import MapSteps, StoredMap, load_mapped, map_folder, publish_map, read_map
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.store.vectors import Vectors
+from sft_atlas.store.vectors import Vectors, load_vectors
 
 STEPS = MapSteps()
 World = tuple[Vectors, pd.DataFrame]
@@ -246,13 +246,17 @@ def test_a_study_that_shares_the_store_is_placed_on_its_map(world: World, store:
     vectors, cells = world
     for cell, row in zip(vectors.cells, vectors.prompt, strict=True):
         publish_vector(store, cell, row.tolist())
-    loaded, known = load_mapped(store, vectors.cells[:40], MEASURE, default_steps())
-    assert (loaded.cells, known) == (vectors.cells[:40], ())
+    own = load_vectors(store, vectors.cells[:40], MEASURE)
+    loaded, known = load_mapped(store, own, default_steps())
+    assert loaded is own
+    assert known == ()
     tables = map_tables(loaded, cells)
     assert [publish_map(store, made) for made in tables.fresh] == [True]
     # The other study has eight cells of its own and two that both have.
     theirs = [*vectors.cells[40:48], *vectors.cells[:2]]
-    loaded, known = load_mapped(store, theirs, MEASURE, default_steps())
+    own = load_vectors(store, theirs, MEASURE)
+    loaded, known = load_mapped(store, own, default_steps())
+    assert loaded.cells[:10] == own.cells
     assert set(loaded.cells) == set(vectors.cells[:48])
     shown = map_tables(loaded, cells[cells["cell"].isin(theirs)], known=known)
     assert set(shown.points["cell"]) == set(theirs)

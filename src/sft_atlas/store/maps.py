@@ -9,7 +9,7 @@ studies that share a store share their maps.
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,7 @@ from sft_atlas.identity import canonical_json, fingerprint, fingerprint_text, pa
 from sft_atlas.store.records import make_provenance
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
-from sft_atlas.store.vectors import Variant, Vectors, load_vectors
-from sft_atlas.study.measure import LikelihoodMeasure
+from sft_atlas.store.vectors import Variant, Vectors, read_vectors
 
 Method = Literal["tsne", "pca", "mds"]
 
@@ -127,20 +126,19 @@ def read_map(store: Store, vectors: Vectors, steps: MapSteps) -> StoredMap | Non
 
 
 def load_mapped(
-    store: Store, cells: Iterable[str], measure: LikelihoodMeasure, steps: Sequence[MapSteps]
+    store: Store, vectors: Vectors, steps: Sequence[MapSteps]
 ) -> tuple[Vectors, tuple[StoredMap, ...]]:
-    """Read what a map of these cells needs: the maps so far, and the vectors of all their cells.
+    """Return what a map of these cells needs: the maps so far, and the vectors of all their cells.
 
-    The vectors hold the wanted cells and behind them those of the maps, which may be another
-    study's: a new cell finds its place among them.
+    Behind the given cells come those of the maps, which may be another study's: a new cell finds
+    its place among them.
     """
-    vectors = load_vectors(store, cells, measure)
     maps = [read_map(store, vectors, step) for step in steps]
     known = tuple(found for found in maps if found is not None)
     own = (*vectors.cells, *vectors.missing)
     others = {cell for found in known for cell in found.cells} - set(own)
     if others:
-        vectors = load_vectors(store, [*own, *sorted(others)], measure)
+        vectors = read_vectors(store, [*own, *sorted(others)], vectors.measure)
     return vectors, known
 
 

@@ -101,6 +101,14 @@ class Vectors:
 def load_vectors(store: Store, cells: Iterable[str], measure: LikelihoodMeasure) -> Vectors:
     """Read the likelihoods of the cells with these fingerprints; a name twice counts once.
 
+    Raises: as `read_vectors`.
+    """
+    return read_vectors(store, cells, measure.fingerprint)
+
+
+def read_vectors(store: Store, cells: Iterable[str], measure: str) -> Vectors:
+    """Read likelihoods by the measure's fingerprint.
+
     Raises:
         StoreError: if two cells were asked different questions.
         DamagedError: if a record or its table is not what was published.
@@ -109,7 +117,7 @@ def load_vectors(store: Store, cells: Iterable[str], measure: LikelihoodMeasure)
     missing: dict[str, str] = {}
     wordings: list[str] = []
     for cell in dict.fromkeys(cells):
-        folder = store.layout.measure(cell, measure.fingerprint)
+        folder = store.layout.measure(cell, measure)
         record = store.find(folder)
         if record is None:
             missing[cell] = UNMEASURED
@@ -126,7 +134,7 @@ def load_vectors(store: Store, cells: Iterable[str], measure: LikelihoodMeasure)
             )
         wordings.append(str(record.result["texts_sha256"]))
         found[cell] = table
-    return _gathered(measure.fingerprint, wordings, found, missing)
+    return _gathered(measure, wordings, found, missing)
 
 
 def _gathered(
