@@ -123,14 +123,16 @@ def test_findings_rest_on_cells_that_exist(effects: Analysis) -> None:
 
 
 def test_the_same_tables_give_the_same_answers(planted: ModuleType) -> None:
-    tables = planted.make_tables(planted.World(num_datasets=4, num_benchmarks=3, epochs=(1,)))
+    small = planted.World(num_datasets=4, num_benchmarks=3, epochs=(1,), num_layers=3)
+    tables = planted.make_tables(small)
     first, second = (analyze(tables, num_resamples=50) for _ in range(2))
     assert first.findings == second.findings
     pd.testing.assert_frame_equal(first.layers, second.layers)
 
 
 def test_row_order_changes_no_answer(planted: ModuleType) -> None:
-    tables = planted.make_tables(planted.World(num_datasets=4, num_benchmarks=3, epochs=(1, 3)))
+    small = planted.World(num_datasets=4, num_benchmarks=3, epochs=(1, 3), num_layers=3)
+    tables = planted.make_tables(small)
     shuffled = type(tables)(
         **{
             name: frame.sample(frac=1, random_state=1)
@@ -160,7 +162,7 @@ def test_one_model_gets_no_interval_over_models(planted: ModuleType) -> None:
 
 @pytest.mark.parametrize("missing", ["drift", "datasets", "curves"])
 def test_absent_measures_leave_the_other_answers(planted: ModuleType, missing: str) -> None:
-    tables = planted.make_tables(planted.World(epochs=(1,)))
+    tables = planted.make_tables(planted.World(epochs=(1,), num_datasets=4, num_layers=3))
     analysis = analyze(type(tables)(**{**vars(tables), missing: pd.DataFrame()}), num_resamples=50)
     assert answers(analysis, words.OWN)
     assert analysis.layers.empty == (missing == "drift")

@@ -18,7 +18,8 @@ from sft_atlas.analyze.data_properties import Properties, data_properties
 from sft_atlas.analyze.gains import AVERAGE, cell_gains, common_benchmarks, mean_gains
 from sft_atlas.analyze.relations import RIVALS
 
-SMALL = {"methods": ("full",), "epochs": (1,), "num_models": 6, "own": 0.0, "other": 0.0}
+SMALL = {"methods": ("full",), "epochs": (1,), "num_models": 5, "num_layers": 2}
+SMALL |= {"own": 0.0, "other": 0.0}
 
 
 def measured(tables: object) -> tuple[Properties, pd.DataFrame]:
@@ -32,7 +33,7 @@ def test_the_planted_property_wins_against_the_decoys(
     planted: ModuleType, planted_name: str
 ) -> None:
     world = planted.World(**SMALL, num_datasets=9, noise=0.005, **{planted_name: -0.04})
-    analysis = analyze(planted.make_tables(world), num_resamples=100)
+    analysis = analyze(planted.make_tables(world), num_resamples=80)
     table = analysis.associations
     chosen = (table["benchmark"] == AVERAGE) & (table["variant"] == "within_model")
     rows = table[chosen & (table["statistic"] == "spearman")]

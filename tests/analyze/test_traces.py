@@ -62,9 +62,11 @@ def test_cells_whose_base_was_not_measured_have_no_difference(planted: ModuleTyp
     tables = planted.make_tables(planted.World(num_datasets=3, epochs=(1,), methods=("full",)))
     bases = tables.cells.loc[tables.cells["method"] == "base", "cell"]
     states = tables.representations[~tables.representations["cell"].isin(bases)]
-    alone = type(tables)(**{**vars(tables), "representations": states})
+    scans = tables.scans[~tables.scans["cell"].isin(bases)]
+    alone = type(tables)(**{**vars(tables), "representations": states, "scans": scans})
     table = dimension_profile(alone)
     assert table["base"].isna().all() and table["difference"].isna().all()
+    assert scan_profile(alone).empty
     assert traces.dimension_findings(alone, analyze(alone, num_resamples=5).gains) == []
 
 
@@ -119,7 +121,7 @@ def test_updates_are_grouped_by_what_they_share(analysis: Analysis) -> None:
     "missing", ["spectra", "descriptions", "similarities", "forgetting", "representations"]
 )
 def test_absent_measures_leave_the_other_answers(planted: ModuleType, missing: str) -> None:
-    small = planted.World(num_datasets=3, num_benchmarks=2, epochs=(1,), num_models=3)
+    small = planted.World(num_datasets=3, num_benchmarks=2, epochs=(1,), num_models=3, num_layers=2)
     tables = planted.make_tables(small)
     nothing = {missing: pd.DataFrame(), "scans": pd.DataFrame(), "updates": pd.DataFrame()}
     analysis = analyze(type(tables)(**{**vars(tables), **nothing}), num_resamples=5)

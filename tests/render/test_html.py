@@ -181,6 +181,13 @@ def test_a_browser_draws_every_chart_without_errors_or_requests(
     assert "\N{EM DASH} loss is not finite" in seen.dom
 
 
+def test_a_narrow_window_draws_every_chart_without_warnings(
+    page: Path, visit: Callable[..., object]
+) -> None:
+    seen = visit(page, width=500)
+    assert seen.console == [] and seen.num_drawn == NUM_CHARTS
+
+
 def test_a_browser_shows_no_score_as_certain(
     planted: SimpleNamespace, visit: Callable[..., object], tmp_path: Path
 ) -> None:

@@ -183,6 +183,8 @@ def scan_profile(tables: "Tables") -> pd.DataFrame:
     frames = []
     for (setting, method), rows in final.groupby(["setting", "method"], sort=False):
         paired = rows[rows["base"].notna()]
+        if paired.empty:
+            continue
         near = _near_places(scans[scans["cell"].isin([*paired["cell"], *paired["base"]])])
         wide = near.pivot(index="cell", columns=["pooling", "place", "n1"], values="gride")
         for part in _scales(paired, wide):

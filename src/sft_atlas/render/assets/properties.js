@@ -83,7 +83,7 @@ function propertySection() {
     const num = new Set(rows.map((row) => row.predictor)).size;
     draw("predictors", "predictors", rows, (spec) => {
       spec.height = 46 * num;
-      if (document.getElementById("chart-predictors").clientWidth < 560) spec.layer[1].encoding.y.axis.labelLimit = 140;
+      if (document.getElementById("chart-predictors").clientWidth < 560) spec.layer.slice(1).forEach((layer) => { layer.encoding.y.axis.labelLimit = 140; });
     });
     const open = known.some((row) => !isNumber(row.low)) ? " Without a line: fewer than 3 models or datasets, so no interval." : "";
     const absent = [...new Set(related.filter((row) => !isNumber(row.estimate) && row.null_reason >= 0).map((row) => names.null_reasons[row.null_reason]))];
