@@ -156,18 +156,31 @@ def test_a_layout_that_is_refused_says_why(planted: SimpleNamespace) -> None:
     assert words.quality[0].reason == reason
 
 
-def test_a_browser_draws_the_map_and_what_is_chosen_on_it(
+CHOOSE = """
+addEventListener("load", () => setTimeout(() => {
+  const pick = (label, value) => {
+    const select = [...document.querySelectorAll("#controls-map label")]
+      .find((item) => item.textContent.startsWith(label)).querySelector("select");
+    select.value = String(value);
+    select.dispatchEvent(new Event("change"));
+  };
+  pick("Layout", 1);
+  pick("Choose", 0);
+  setTimeout(() => document.getElementById("map-rows").click(), 3000);
+}, 3000));
+"""
+
+
+def write_page(tables: Any, drawn: MapTables, path: Path) -> Path:
+    analysis = analyze(tables, num_resamples=10)
+    return write_report(tables, META, path, analysis=analysis, evidence=Evidence(map=drawn))
+
+
+def test_a_browser_draws_the_map(
     world: tuple[Any, MapTables], tmp_path: Path, visit: Callable[..., Any]
 ) -> None:
     tables, drawn = world
-    path = write_report(
-        tables,
-        META,
-        tmp_path / "report.html",
-        analysis=analyze(tables, num_resamples=10),
-        evidence=Evidence(map=drawn),
-    )
-    seen = visit(path)
+    seen = visit(write_page(tables, drawn, tmp_path / "report.html"))
     assert seen.console == []
     chart = seen.dom.split('id="chart-map"')[1].split("</figure>")[0]
     assert chart.count('aria-roledescription="point"') >= len(tables.cells) - 3
@@ -175,3 +188,33 @@ def test_a_browser_draws_the_map_and_what_is_chosen_on_it(
         assert f">{model}</text>" in chart
     assert f"{len(tables.cells)} models on 80 texts" in seen.dom
     assert "mean nothing" in seen.dom
+
+
+def test_what_is_chosen_on_the_map_is_named_and_its_gains_are_drawn(
+    world: tuple[Any, MapTables], tmp_path: Path, visit: Callable[..., Any]
+) -> None:
+    tables, drawn = world
+    path = write_page(tables, drawn, tmp_path / "report.html")
+    text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", path.read_text())
+    end = text.rindex("</body>")
+    path.write_text(f"{text[:end]}<script>{CHOOSE}</script>{text[end:]}")
+    seen = visit(path)
+    model = tables.cells["model"].iloc[0]
+    tuned = tables.cells[(tables.cells["model"] == model) & (tables.cells["epoch"] > 0)]
+    summary = seen.dom.split('id="map-summary"')[1].split("</p>")[0]
+    assert (
+        f"Chosen: {len(tuned)} fine-tuned models. Base models: {model} ({len(tuned)})." in summary
+    )
+    gains = seen.dom.split('id="chart-map-gains"')[1].split("</figure>")[0]
+    rows = tables.scores[tables.scores["cell"].isin(tuned["cell"])]
+    for (data, benchmark), part in rows.groupby(["data", "benchmark"]):
+        mean = 100 * part["gain"].mean()
+        digits = 1 if abs(mean) < 9.95 else 0
+        is_nothing = round(mean, digits) == 0
+        shown = "0.0" if is_nothing else f"{mean:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+        assert f">{data}</text>" in gains
+        assert f">{benchmark}</text>" in gains
+        assert f">{shown}</text>" in gains
+    listed = seen.dom.split('id="map-list"')[1].split("</table>")[0]
+    assert listed.count("<tr>") == len(tuned) + 1
+    assert f"{len(rows)} rows of" in seen.dom.split('id="result-count"')[1].split("</p>")[0]
