@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sft_atlas.data.encoding import tokenizer_sha256
@@ -126,18 +127,21 @@ def measure_forgetting(
     )
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p || q) over the last dimension in float64, nats, from log-probabilities.
+def divergences(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return KL(p || q) and KL(q || p) over the last dimension in float64, nats, >= 0.
 
-    Computed as the sum of p (d - 1 + exp(-d)) with d = log p - log q, which equals the sum of p d
-    where both sum to 1. Each term is >= 0, equal inputs give exactly 0, and a rounding error of the
-    normalisation enters with its square alone. Infinite where q is 0 and p is not.
+    In: log-probabilities. Computed as the sums of p d - p + q and q - p - q d with
+    d = log p - log q, which equal the sums of p d and -q d where both sum to 1. Equal inputs give
+    exactly 0, and a rounding error of the normalisation enters with its square alone. Infinite
+    where one is 0 and the other is not.
     """
     log_p, log_q = log_p.double(), log_q.double()
+    p, q = log_p.exp(), log_q.exp()
     difference = log_p - log_q
-    terms = log_p.exp() * (difference + torch.expm1(-difference))
-    # Where p is 0, what is left of the term is q.
-    return torch.where(log_p == -math.inf, log_q.exp(), terms).sum(dim=-1)
+    # 0 log 0 is 0; the difference there is infinite, or undefined where both are 0.
+    forward = torch.where(p == 0, 0.0, p * difference) - p + q
+    backward = torch.where(q == 0, 0.0, -q * difference) - q + p
+    return forward.sum(dim=-1).clamp(min=0), backward.sum(dim=-1).clamp(min=0)
 
 
 @final
@@ -197,8 +201,13 @@ def _store_base(run: _Run, num_kept: int, aside: Path) -> dict[str, Any]:
             num_words = part.log_probabilities.shape[1]
             num_kept = min(num_kept, num_words)
             arrays = _open_arrays(aside, num_tokens, num_kept)
-        kept_ids = part.log_probabilities.topk(num_kept, dim=1).indices
-        nll, best_ids, coarse = _coarsen(part, kept_ids)
+        # Told apart are all words of a small vocabulary, in its own order, which costs no look-up.
+        kept_ids = (
+            torch.arange(num_words).expand(len(part.tokens), num_words)
+            if num_kept == num_words
+            else part.log_probabilities.topk(num_kept, dim=1).indices
+        )
+        nll, best_ids, coarse = _coarsen(part, None if num_kept == num_words else kept_ids)
         for name, value in zip(
             _BASE_NAMES, (kept_ids, coarse[:, :-1], coarse[:, -1], nll, best_ids), strict=True
         ):
@@ -229,12 +238,14 @@ def _open_arrays(aside: Path, num_tokens: int, num_kept: int) -> dict[str, Array
     }
 
 
-def _coarsen(part: _Slice, kept_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _coarsen(part: _Slice, kept_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return nll, the most likely token, and log-probabilities (tokens, kept + 1), the rest last;
-    overwrites the slice."""
+    overwrites the slice. None keeps all, in the vocabulary's order."""
     full = part.log_probabilities
     nll = 0.0 - full.gather(1, part.target_ids[:, None])[:, 0]
     best_ids = full.argmax(dim=1)
+    if kept_ids is None:
+        return nll, best_ids, functional.pad(full, (0, 1), value=-math.inf)
     kept = full.gather(1, kept_ids)
     rest = full.scatter_(1, kept_ids, -math.inf).logsumexp(dim=1)
     return nll, best_ids, torch.cat([kept, rest[:, None]], dim=1)
@@ -277,12 +288,13 @@ def _compare(run: _Run, base: _Base, aside: Path) -> dict[str, Any]:
     agrees = np.empty(num_tokens, dtype=np.int64)
     for part in _iter_slices(run):
         device, where = part.log_probabilities.device, part.tokens
-        kept_ids = torch.from_numpy(base.kept_ids[where].astype(np.int64)).to(device)
+        kept_ids = None
+        if not base.is_exact:
+            kept_ids = torch.from_numpy(base.kept_ids[where].astype(np.int64)).to(device)
         before = np.concatenate([base.kept[where], base.rest[where][:, None]], axis=1)
         own_nll, best_ids, after = _coarsen(part, kept_ids)
-        log_p = torch.from_numpy(before).to(device)
-        kl[where] = divergence(log_p, after).cpu().numpy()
-        reverse_kl[where] = divergence(after, log_p).cpu().numpy()
+        both = divergences(torch.from_numpy(before).to(device), after)
+        kl[where], reverse_kl[where] = (value.cpu().numpy() for value in both)
         nll[where] = own_nll.cpu().numpy()
         agrees[where] = best_ids.cpu().numpy() == base.best_ids[where]
     for name, values in (("KL divergence", kl), ("reverse KL divergence", reverse_kl)):
