@@ -29,6 +29,7 @@ from sft_atlas.study.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sft_atlas.analyze.likelihood_map import MapTables
     from sft_atlas.data.inspect import Inspection
     from sft_atlas.execute.rounds import RunResult, View
     from sft_atlas.measure.spectrum import SpectrumRow
@@ -192,8 +193,23 @@ def report(study: StudyPath, *, store: Path = DEFAULT_STORE, output: Path | None
     evidence = Evidence(
         groups=groups_table(opened, grid, found.cells),
         overlaps=overlap_table(opened, grid.overlaps, cells=cells, benchmarks=grid.benchmarks),
+        map=_draw_map(opened, found),
     )
     return write_report(found, meta, path, evidence=evidence)
+
+
+def _draw_map(store: Store, tables: "Tables") -> "MapTables":
+    """Place the cells on the map that earlier reports of any study made; keep what is new."""
+    from sft_atlas.analyze.likelihood_map import MapTables, default_steps, map_tables
+    from sft_atlas.store.maps import load_mapped, publish_map
+
+    if tables.vectors is None:
+        return MapTables()
+    vectors, known = load_mapped(store, tables.vectors, default_steps())
+    drawn = map_tables(vectors, tables.cells, known=known)
+    for made in drawn.fresh:
+        publish_map(store, made)
+    return drawn
 
 
 def drift(base: Path, tuned: Path) -> "PairDrift":
