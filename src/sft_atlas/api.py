@@ -225,7 +225,7 @@ def drift(base: Path, tuned: Path) -> "PairDrift":
 
 
 def spectra(base: Path, tuned: Path) -> "list[SpectrumRow]":
-    """Return the spectrum of each matrix's change, and its intruder dimensions; raises as `drift`."""
+    """Return the spectrum of each matrix's change with its intruders; raises as `drift`."""
     from sft_atlas.measure.spectrum import folder_spectra
 
     return list(folder_spectra(base, tuned))
