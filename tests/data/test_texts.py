@@ -267,10 +267,14 @@ def test_a_chat_template_that_writes_the_bos_gets_no_second_one(
     tokenizer.chat_template = CHAT
     found = load_texts(questions("mini-math", template="chat"), tokenizer)
     assert found[0].prompt.startswith("<bos><|im_start|>")
-    for encoded in encode_text_set(tokenizer, found, max_tokens=512):
+    for text, encoded in zip(found, encode_text_set(tokenizer, found, max_tokens=512), strict=True):
         assert encoded.ids.count(1) == 1
         assert encoded.ids[0] == 1
         assert encoded.prompt_length > 1
+        # Of what is scored: neither the BOS as a token nor its characters.
+        assert encoded.num_bytes_prompt == len(text.prompt.removeprefix("<bos>").encode())
+    (cut,) = encode_text_set(tokenizer, found[:1], max_tokens=2)
+    assert cut.num_bytes_prompt == len("<|im_start|>")
 
 
 @pytest.mark.parametrize("kind", ["adding", "silent", "none"])

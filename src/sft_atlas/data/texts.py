@@ -63,7 +63,8 @@ class EncodedText:
     is_cut: bool
     """Whether ids were left out at the end."""
     num_bytes_prompt: int
-    """UTF-8 bytes of the prompt that `ids` hold."""
+    """UTF-8 bytes of the prompt that `ids[1:]` hold: a BOS that a chat template writes has none,
+    and a character that is cut within counts whole."""
     num_bytes_answer: int
 
 
@@ -160,12 +161,13 @@ def encode_text_set(
         kept = _kept_text(tokenizer, "".join(pair), max_tokens, prefix) if is_cut else None
         num_prompt = len(pair[0]) if kept is None else min(len(pair[0]), len(kept))
         answer = pair[1] if kept is None else kept[num_prompt:]
+        num_unscored = _unscored_bytes(tokenizer, pair[0], prefix)
         encoded.append(
             EncodedText(
                 ids=ids[:max_tokens],
                 prompt_length=min(length, max_tokens),
                 is_cut=is_cut,
-                num_bytes_prompt=len(pair[0][:num_prompt].encode()),
+                num_bytes_prompt=len(pair[0][:num_prompt].encode()) - num_unscored,
                 num_bytes_answer=len(answer.encode()),
             )
         )
@@ -174,6 +176,12 @@ def encode_text_set(
 
 def _behind(prefix: int, ids: list[int]) -> list[int]:
     return ids if ids[:1] == [prefix] else [prefix, *ids]
+
+
+def _unscored_bytes(tokenizer: "PreTrainedTokenizerBase", prompt: str, prefix: int) -> int:
+    """Return the bytes of a prefix token that the prompt writes out."""
+    written = str(tokenizer.convert_ids_to_tokens(prefix))
+    return len(written.encode()) if prompt.startswith(written) else 0
 
 
 def _kept_text(
