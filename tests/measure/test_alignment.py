@@ -137,3 +137,13 @@ def test_too_few_texts_have_no_debiased_cka() -> None:
     a = draw((3, 5), 0)
     with pytest.raises(DataError, match=r"^debiased CKA: 3 texts; expected at least 4."):
         debiased_cka(a, a)
+
+
+@pytest.mark.parametrize("states", [np.eye(20), np.eye(20)[:, :1]], ids=["simplex", "outlier"])
+def test_states_of_which_chance_explains_all_have_no_debiased_cka(states: np.ndarray) -> None:
+    # The estimator is 0 / 0 there, of which rounding would make any number.
+    rotated = states @ draw_rotation(states.shape[1])
+    for other in (states, rotated, draw((20, 5), 0)):
+        for pair in ((states, other), (other, states)):
+            with pytest.raises(DataError, match=r"^debiased CKA: 20 texts are too few"):
+                debiased_cka(*pair)

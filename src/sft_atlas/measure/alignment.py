@@ -20,6 +20,9 @@ Points = np.ndarray[Any, Any]
 MIN_TEXTS = 4
 """The debiased estimator divides by n - 3."""
 
+_ROUNDED = 1e-12
+"""Share of the terms of a sum that float64 leaves where they cancel out."""
+
 
 def linear_cka(a: Points, b: Points) -> float:
     """Return plain linear CKA in [0, 1]: ||X^T Y||_F^2 / (||X^T X||_F ||Y^T Y||_F), columns centred
@@ -45,7 +48,7 @@ def debiased_cka(a: Points, b: Points) -> float:
             f"debiased CKA: {len(x)} texts; expected at least {MIN_TEXTS}. Add texts to the set."
         )
     own_a, own_b = _unbiased_hsic(x, x), _unbiased_hsic(y, y)
-    if own_a <= 0 or own_b <= 0:
+    if min(own_a / _biased_hsic(x), own_b / _biased_hsic(y)) <= _ROUNDED:
         raise DataError(
             f"debiased CKA: {len(x)} texts are too few for the spread of their states; expected "
             f"states that differ in more than a few texts. Add texts to the set."
@@ -88,7 +91,7 @@ def _normalised(states: Points) -> Array:
     centred: Array = values - values.mean(axis=0)
     norm = float(np.linalg.norm(centred))
     # What rounding leaves of equal rows is no spread.
-    if norm <= 1e-12 * largest * math.sqrt(values.size):
+    if norm <= _ROUNDED * largest * math.sqrt(values.size):
         raise DataError(
             f"states: all {len(values)} texts have the same one; expected states that differ. "
             f"Choose another layer or pooling."
@@ -101,6 +104,11 @@ def _squared_cross(x: Array, y: Array) -> float:
     if x.shape[1] * y.shape[1] <= len(x) ** 2:
         return float(np.square(x.T @ y).sum())
     return float(((x @ x.T) * (y @ y.T)).sum())
+
+
+def _biased_hsic(x: Array) -> float:
+    """Return what the estimator would be if nothing were taken off: the scale of its rounding."""
+    return _squared_cross(x, x) / (len(x) * (len(x) - 3))
 
 
 def _unbiased_hsic(x: Array, y: Array) -> float:
