@@ -158,13 +158,23 @@ def test_bytes_and_words_are_those_of_the_text(measured: tuple[Store, MeasureJob
         # The end-of-sequence token is scored, but it is no text.
         texts = {"prompt": ids[:prompt_length], "answer": ids[prompt_length:-1]}
         for part, tokens in texts.items():
-            assert row[f"{part}_bytes"] == len(tokenizer.decode(tokens).encode())
+            unscored = row["first_bytes"] if part == "prompt" else 0
+            assert row[f"{part}_bytes"] == len(tokenizer.decode(tokens).encode()) - unscored
             assert row[f"{part}_words"] == len(tokens)
         assert row["text_tokens"] == len(ids) - 1
     result = record.result
     assert result["tokens_per_word"] == 1
-    num_bytes = result["prompt_bytes"] + result["answer_bytes"]
+    num_bytes = result["first_bytes"] + result["prompt_bytes"] + result["answer_bytes"]
     assert result["bytes_per_token"] == pytest.approx(num_bytes / result["text_tokens"])
+
+
+def test_bytes_that_are_not_scored_do_not_lower_bits_per_byte(tmp_path: Path) -> None:
+    # "w5 w16 w7": the first word is predicted from nothing, so 7 bytes are left.
+    result = measure_rows(tmp_path / "none", build_rows(([5, 16, 7, 8, 1], 3))).result
+    assert (result["prompt_tokens"], result["prompt_bytes"], result["first_bytes"]) == (2, 7, 2)
+    # Behind a prefix token all of the words are scored, and all of their bytes count.
+    result = measure_rows(tmp_path / "bos", build_rows(([1, 5, 16, 7, 8, 1], 4))).result
+    assert (result["prompt_tokens"], result["prompt_bytes"], result["first_bytes"]) == (3, 9, 0)
 
 
 def test_unknown_text_is_counted_in_tokens(tmp_path: Path) -> None:

@@ -106,9 +106,15 @@ def _likelihoods(
 def _lengths(
     tokenizer: "PreTrainedTokenizerBase", samples: Sequence[Sample]
 ) -> dict[str, NDArray[Any]]:
-    """Return each sample's tokens, and its parts' bytes and words as decoded text."""
+    """Return each sample's tokens, and its parts' bytes and words as decoded text.
+
+    A first token that is text, as under tokenizers that add no BOS, is scored nowhere; so its bytes
+    are in `first_bytes`, not in `prompt_bytes`: bits per byte would be too low with them.
+    """
     prompts = tokenizer.batch_decode([ids[:n] for ids, n in samples], skip_special_tokens=True)
     answers = tokenizer.batch_decode([ids[n:] for ids, n in samples], skip_special_tokens=True)
+    firsts = tokenizer.batch_decode([ids[:1] for ids, _ in samples], skip_special_tokens=True)
+    first_bytes = np.array([len(text.encode()) for text in firsts])
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
     # Byte-level tokenizers know every text, and some name their end-of-sequence token here.
     unknown = {tokenizer.unk_token_id} - ends - {None}
@@ -117,7 +123,8 @@ def _lengths(
         "text_tokens": np.array([sum(i not in ends for i in ids) for ids, _ in samples]),
         "unknown_tokens": np.array([sum(i in unknown for i in ids) for ids, _ in samples]),
         "answer_bytes": np.array([len(text.encode()) for text in answers]),
-        "prompt_bytes": np.array([len(text.encode()) for text in prompts]),
+        "prompt_bytes": np.array([len(text.encode()) for text in prompts]) - first_bytes,
+        "first_bytes": first_bytes,
         "answer_words": np.array([count_words(normalise(text)) for text in answers]),
         "prompt_words": np.array([count_words(normalise(text)) for text in prompts]),
     }
@@ -144,7 +151,7 @@ def _summary(table: pa.Table) -> dict[str, Any]:
     }
     sums = {name: pc.sum(table[name]).as_py() for name in table.column_names if name != "row"}
     num_words = sums["prompt_words"] + sums["answer_words"]
-    num_bytes = sums["prompt_bytes"] + sums["answer_bytes"]
+    num_bytes = sums["first_bytes"] + sums["prompt_bytes"] + sums["answer_bytes"]
     return {
         **sums,
         "num_samples": table.num_rows,
