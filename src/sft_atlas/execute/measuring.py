@@ -4,14 +4,15 @@ A cell's states and distributions are compared with its base model's, so the bas
 by whichever job of it comes first, while its pristine weights are in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Final, assert_never
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_atlas.data.selection import item_texts, selected_texts
-from sft_atlas.errors import DataError
+from sft_atlas.errors import Error, StoreError
+from sft_atlas.execute.faults import kept, raise_faults
 from sft_atlas.measure.drift import measure_drift
 from sft_atlas.measure.embed import Embed, build_embed, remember_last
 from sft_atlas.measure.forgetting import measure_forgetting
@@ -49,14 +50,36 @@ def measure_base(
     base: BaseModel,
     measures: Iterable[CellMeasure],
     tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Publish what its cells are compared with; the live model is the base afterwards."""
+) -> dict[str, Error]:
+    """Publish what its cells are compared with; the live model is the base afterwards.
+
+    Returns why a measure could not be made, by its fingerprint; one's fault costs no other.
+    """
     cell = base_cell(base.spec)
+    faults: dict[str, Error] = {}
     wanted = base_measures(measures)
-    if lacks_measures(store, cell, wanted):
-        base.reset()
-        for measure in wanted:
+    if not lacks_measures(store, cell, wanted):
+        return faults
+    base.reset()
+    for measure in wanted:
+        own: list[Error] = []
+        with kept(own):
             measure_cell(store, cell, measure, base=base, model=base.model, tokenizer=tokenizer)
+        faults |= {measure.fingerprint: fault for fault in own}
+    return faults
+
+
+def refuse_without_base(
+    cell: CellSpec, measure: CellMeasure, base_faults: Mapping[str, Error]
+) -> None:
+    """Raise StoreError where a measure compares a cell with a base that could not be measured."""
+    fault = base_faults.get(measure.fingerprint)
+    is_compared = isinstance(measure, (ForgettingMeasure, RepresentationMeasure))
+    if is_compared and fault is not None and cell.trajectory is not None:
+        raise StoreError(
+            f"{measure.kind} of {cell.model.name}: its base model, which cells are compared with, "
+            f"could not be measured: {fault}"
+        )
 
 
 def measure_cell(
@@ -95,7 +118,8 @@ def compare_texts(
     `model` is the pristine base where the embedder is its hidden states.
 
     Raises:
-        DataError: the first fault, after all pairs were tried.
+        DataError: if rows or items cannot be read or compared, after all pairs were tried.
+        StudyError: if the embedder is not at hand.
     """
     first = job.pairs[0]
     if model is None:
@@ -105,15 +129,12 @@ def compare_texts(
     rows = selected_texts(
         first.dataset, num_samples=first.num_samples, subset_seed=first.subset_seed
     )
-    faults: list[DataError] = []
+    faults: list[Error] = []
     for pair in job.pairs:
-        try:
+        with kept(faults):
             items = item_texts(pair.benchmark)
             measure_similarity(store, pair, rows=rows, items=items, embed=embed)
-        except DataError as error:
-            faults.append(error)
-    if faults:
-        raise faults[0]
+    raise_faults(faults)
 
 
 @cache

@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TextIO, assert_never, final
 
@@ -18,18 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.data.encoding import load_tokenizer
 from sft_atlas.data.prepared import PreparedRows, prepare
-from sft_atlas.errors import (
-    DataError,
-    OutOfMemoryError,
-    StudyError,
-)
+from sft_atlas.errors import Error, OutOfMemoryError
 from sft_atlas.evaluate.canary import Probe, check_cell, check_golden, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
+from sft_atlas.execute.faults import kept, raise_faults
 from sft_atlas.execute.measuring import (
     compare_texts,
     lacks_measures,
     measure_base,
     measure_cell,
+    refuse_without_base,
 )
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
 from sft_atlas.execute.placement import Placement
@@ -75,6 +72,8 @@ class Worker:
     """Scores or measures are being made, not training steps."""
     base: BaseModel | None = None
     base_probe: Probe = ()
+    base_faults: dict[str, Error] = field(default_factory=dict)
+    """By measure: why the base model in memory could not be measured when it was last tried."""
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
     rows: dict[str, PreparedRows] = field(default_factory=dict)
     """Mapped samples by prepare job."""
@@ -179,15 +178,12 @@ def _compare(worker: Worker, job: SimilarityJob) -> None:
 def _train(worker: Worker, job: TrainJob) -> None:
     spec = job.trajectory
     base = worker.load_base(spec.model)
-    measure_base(
-        worker.store, base, (*job.measures, *job.last_measures), worker.tokenizer(spec.model)
-    )
+    _measure_base(worker, (*job.measures, *job.last_measures))
     parts = [_rows(worker, job, part.dataset, part.num_samples) for part in spec.data.parts]
 
     def on_epoch(cell: CellSpec, model: PreTrainedModel) -> None:
-        # A benchmark whose files are wrong does not end the training: it is tried again below.
-        with suppress(DataError, StudyError):
-            _assess(worker, cell, model, _wishes(job, cell))
+        # A benchmark or measure that fails does not end the training: it is tried again below.
+        _assess(worker, cell, model, _wishes(job, cell))
 
     def on_step(done: int, total: int) -> None:
         _report_progress(worker, done / total)
@@ -209,8 +205,11 @@ def _train(worker: Worker, job: TrainJob) -> None:
 
     _shrink_on_oom(worker, run_training)
     # Cells that were published before this job began were not shown to `on_epoch`.
+    faults: list[Error] = []
     for cell in job.cells:
-        _assess_stored(worker, cell, _wishes(job, cell))
+        with kept(faults):
+            faults += _assess_stored(worker, cell, _wishes(job, cell))
+    raise_faults(faults)
 
 
 def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
@@ -232,9 +231,17 @@ def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
 
 
 def _evaluate(worker: Worker, job: EvaluateJob) -> None:
-    base = worker.load_base(job.cell.model)
-    measure_base(worker.store, base, job.measures, worker.tokenizer(job.cell.model))
-    _assess_stored(worker, job.cell, _wishes(job, job.cell))
+    worker.load_base(job.cell.model)
+    if job.cell.trajectory is not None:
+        _measure_base(worker, job.measures)
+    raise_faults(_assess_stored(worker, job.cell, _wishes(job, job.cell)))
+
+
+def _measure_base(worker: Worker, measures: tuple[CellMeasure, ...]) -> None:
+    """Measure the base model in memory; what cannot be measured costs what is compared with it."""
+    assert worker.base is not None, "the base model is loaded"
+    tokenizer = worker.tokenizer(worker.base.spec)
+    worker.base_faults = measure_base(worker.store, worker.base, measures, tokenizer)
 
 
 @final
@@ -250,13 +257,14 @@ def _wishes(job: TrainJob | EvaluateJob, cell: CellSpec) -> _Wishes:
     return _Wishes(job.benchmarks, measures)
 
 
-def _assess_stored(worker: Worker, cell: CellSpec, wishes: _Wishes) -> None:
+def _assess_stored(worker: Worker, cell: CellSpec, wishes: _Wishes) -> list[Error]:
+    """Load a published cell and assess it, if it lacks anything; returns what went wrong."""
     if _is_assessed(worker.store, cell, wishes):
-        return
+        return []
     assert worker.base is not None, "the base model is loaded"
     try:
         model = load_cell(worker.base, cell, store=worker.store)
-        _assess(worker, cell, model, wishes)
+        return _assess(worker, cell, model, wishes)
     finally:
         worker.base.reset()
 
@@ -272,38 +280,37 @@ def _is_assessed(store: Store, cell: CellSpec, wishes: _Wishes) -> bool:
     )
 
 
-def _assess(worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wishes) -> None:
-    """Check that the weights are the cell's, then score and measure what is not yet published."""
+def _assess(
+    worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wishes
+) -> list[Error]:
+    """Check that the weights are the cell's, then score and measure what is not yet published.
+
+    Returns what went wrong with one benchmark or measure alone.
+    """
     assert worker.base is not None, "the base model is loaded"
     worker.is_assessing = True
     probe = probe_model(model)
     check_cell(cell, base_probe=worker.base_probe, cell_probe=probe)
     check_golden(worker.store, cell, probe, device=model.device.type)
     tokenizer = worker.tokenizer(cell.model)
-    faults: list[DataError | StudyError] = []
+    faults: list[Error] = []
     for benchmark in wishes.benchmarks:
         if worker.should_stop:
             raise StopRequested(f"stopped before benchmark {benchmark.name}")
-        # What is wrong with one benchmark's files must not cost the scores on the others; nor
-        # what is wrong with one measure's texts.
-        try:
+        with kept(faults):
             evaluate_cell(
                 worker.store, cell=cell, benchmark=benchmark, model=model, tokenizer=tokenizer
             )
-        except (DataError, StudyError) as error:
-            faults.append(error)
     for measure in wishes.measures:
         if worker.should_stop:
             raise StopRequested(f"stopped before measure {measure.kind}")
-        try:
+        with kept(faults):
+            refuse_without_base(cell, measure, worker.base_faults)
             measure_cell(
                 worker.store, cell, measure, base=worker.base, model=model, tokenizer=tokenizer
             )
-        except (DataError, StudyError) as error:
-            faults.append(error)
-    if faults:
-        raise faults[0]
     worker.is_assessing = False
+    return faults
 
 
 def _rows(
