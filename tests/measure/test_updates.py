@@ -1,9 +1,7 @@
 """Inner products of weight changes equal dense ones: full models, adapters, and both together."""
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memory_watch import peak_memory
 from sft_atlas import files
 from sft_atlas.errors import DataError, StoreError
 from sft_atlas.measure.updates import Scope, measure_updates, update_grams
@@ -314,30 +313,6 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
         for i in range(17)
     ]
     update_grams(folders[0], folders[1:3], max_bytes=8 << 20)
-    with peak_memory() as peak:
+    with peak_memory("RssAnon") as peak:
         update_grams(folders[0], folders[1:], max_bytes=8 << 20)
     assert 1 << 20 < peak[0] < 24 << 20
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Watch by how many bytes this process's own memory (no mapped files) rises."""
-    rise, done, before = [0], threading.Event(), own_bytes()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            rise[0] = max(rise[0], own_bytes() - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield rise
-    finally:
-        done.set()
-        watcher.join()
-
-
-def own_bytes() -> int:
-    text = Path("/proc/self/status").read_text()
-    (line,) = [line for line in text.splitlines() if line.startswith("RssAnon:")]
-    return int(line.split()[1]) << 10
