@@ -28,7 +28,8 @@ precision: float32
 methods: {lora: {learning_rate: 3.0e-3, batch_samples: 8, rank: 2, alpha: 4}}
 blocks: {single: {data: each, samples: 8, schedule: constant, epochs: 2, keep: every}}
 measures:
-  {dataset: false, description: false, overlap: false, similarity: [], likelihood_items: 4, MEASURES}
+  {dataset: false, description: false, overlap: false, similarity: [],
+   likelihood_items: 4, MEASURES}
 """
 OWN = "texts: {name: ours, path: ours.jsonl}"
 ROWS = [f"the {i} of one is {i + 1} , and two is {2 * i} ." for i in range(24)]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from sft_atlas.errors import StoreError
+from sft_atlas.store import records
+from sft_atlas.store.inventory import read_inventory, set_damaged_aside
 from sft_atlas.store.records import Record, make_provenance, read_record
 from sft_atlas.store.store import Store, open_store
 
@@ -76,6 +78,24 @@ def test_every_flipped_bit_of_a_record_is_noticed(store: Store, position: float)
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"record\.json: (was altered|is not JSON|is no record)"):
         store.read(store.layout.cell("a"))
+
+
+def test_what_another_version_published_stays_and_is_not_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [store.layout.dataset("d"), store.layout.root / "drift" / "c"]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(records, "SCHEMAS", ("dataset/1", "drift/1"))
+        for folder, schema in zip(folders, ("dataset/1", "drift/1"), strict=True):
+            store.publish(folder, schema=schema, spec={}, fill=lambda _: {}, provenance=dict)
+    publish(store)
+    assert set_damaged_aside(store) == []
+    assert all(store.has(folder) for folder in folders)
+    assert read_inventory(store).cells == {"a"}
+    with pytest.raises(StoreError, match=r"a record of schema 'dataset/1'; this version reads"):
+        store.read(folders[0])
+    (folders[0] / "record.json").write_text("{}")
+    assert set_damaged_aside(store) == [folders[0]]
 
 
 def test_a_flipped_bit_of_an_artefact_is_noticed(store: Store) -> None:
@@ -231,7 +251,7 @@ def test_two_processes_set_a_damaged_result_aside_once(store: Store) -> None:
     def publish() -> None:
         store.publish(
             folder,
-            schema="dataset/1",
+            schema="dataset/2",
             spec={},
             fill=lambda aside: {"n": (aside / "a.txt").write_text("whole")},
             provenance=dict,

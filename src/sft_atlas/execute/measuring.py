@@ -65,7 +65,8 @@ def measure_base(
         own: list[Error] = []
         with kept(own):
             measure_cell(store, cell, measure, base=base, model=base.model, tokenizer=tokenizer)
-        faults |= {measure.fingerprint: fault for fault in own}
+        if own:
+            faults[measure.fingerprint] = own[0]
     return faults
 
 

@@ -280,9 +280,7 @@ def _is_assessed(store: Store, cell: CellSpec, wishes: _Wishes) -> bool:
     )
 
 
-def _assess(
-    worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wishes
-) -> list[Error]:
+def _assess(worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wishes) -> list[Error]:
     """Check that the weights are the cell's, then score and measure what is not yet published.
 
     Returns what went wrong with one benchmark or measure alone.

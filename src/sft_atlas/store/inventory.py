@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_atlas.errors import DamagedError
+from sft_atlas.errors import DamagedError, StoreError
 from sft_atlas.store.records import RECORD_NAME, check_artifact
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
@@ -61,8 +61,8 @@ def set_damaged_aside(store: Store) -> list[Path]:
     """Check every published folder against its digests and move damaged ones to quarantine.
 
     Weights are checked by size alone: reading terabytes before each run would cost more than it
-    finds, and their bytes are checked when they are loaded. Returns the folders that were moved
-    away.
+    finds, and their bytes are checked when they are loaded. What another version published is whole
+    and stays. Returns the folders that were moved away.
     """
     damaged = []
     for folder in _published(store.layout.root):
@@ -76,6 +76,8 @@ def set_damaged_aside(store: Store) -> list[Path]:
         except (DamagedError, FileNotFoundError):
             store.set_aside(folder)
             damaged.append(folder)
+        except StoreError:
+            continue  # of another version, or gone since it was listed
     return damaged
 
 

@@ -99,8 +99,8 @@ def read_record(folder: Path) -> Record:
     """Read a published record and check its seal.
 
     Raises:
-        StoreError: if it is absent.
-        DamagedError: if it is not JSON, of an unknown schema, or altered since it was written.
+        StoreError: if it is absent, or whole but of a schema that this version does not read.
+        DamagedError: if it is not JSON, or altered since it was written.
     """
     path = folder / RECORD_NAME
     try:
@@ -109,14 +109,15 @@ def read_record(folder: Path) -> Record:
         raise StoreError(f"{path}: cannot be read ({error}); expected a record.") from error
     except ValueError as error:
         raise DamagedError(f"{path}: is not JSON ({error}). {_REPAIR}", folder) from error
-    if not isinstance(content, dict) or content.get("schema") not in SCHEMAS:
-        raise DamagedError(
-            f"{path}: is no record of this version; expected one of {SCHEMAS}. {_REPAIR}", folder
-        )
-    seal = content.pop("seal", None)
-    if seal != _seal(content):
+    seal = content.pop("seal", None) if isinstance(content, dict) else None
+    if seal is None or seal != _seal(content):
         text = "was altered after it was written (its seal differs)"
         raise DamagedError(f"{path}: {text}. {_REPAIR}", folder)
+    if content.get("schema") not in SCHEMAS:
+        raise StoreError(
+            f"{path}: is a record of schema {content.get('schema')!r}; this version reads "
+            f"{', '.join(SCHEMAS)}. Read it with the version that wrote it."
+        )
     content.pop("digest")
     artifacts = {name: Artifact(**facts) for name, facts in content.pop("artifacts").items()}
     return Record(artifacts=artifacts, **content)
