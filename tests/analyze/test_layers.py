@@ -1,5 +1,6 @@
 """A layer has one change; depths are compared at the shallowest positions."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sft_atlas.analyze.analysis import analyze
 from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
 from sft_atlas.analyze.layers import layer_changes, layer_profile
-from sft_atlas.analyze.relations import LAYERS
+from sft_atlas.analyze.relations import LAYERS, layer_findings
 
 
 def test_the_change_of_a_layer_is_that_of_all_its_weights(planted: ModuleType) -> None:
@@ -64,3 +65,34 @@ def test_too_few_models_to_compare_depths_is_said_once(planted: ModuleType) -> N
     )
     assert "; lora 0.0" in answer.statement
     assert (answer.estimate, answer.interval, answer.n) == (None, None, 16)
+
+
+def with_relative(planted: ModuleType, change: Callable[[pd.DataFrame], pd.Series]) -> object:
+    """Planted tables whose relative change is another; column `gain` is the cell's mean gain."""
+    world = planted.World(num_datasets=6, num_benchmarks=3, epochs=(1,), methods=("full",))
+    tables = planted.make_tables(world)
+    means = mean_gains(cell_gains(tables)).set_index("cell")["gain"]
+    drift = tables.drift.assign(gain=tables.drift["cell"].map(means))
+    return type(tables)(**{**vars(tables), "drift": drift.assign(relative=change(drift))})
+
+
+def test_a_layer_that_never_moves_takes_no_band_from_the_others(planted: ModuleType) -> None:
+    frozen = with_relative(planted, lambda d: d["relative"].where(d["layer"] > 0, 0.0))
+    profile = layer_profile(frozen, mean_gains(cell_gains(frozen)), num_resamples=60)
+    rows = profile.table[profile.table["model"] == AVERAGE]
+    rows = rows[rows["norm"] == "relative"]
+    assert rows["low"].isna().tolist() == [True] + 5 * [False]
+    assert profile.peaks[("200 samples, constant, 1 epoch", "full")].size > 50
+    (answer,) = layer_findings(profile, cell_gains(frozen), mean_gains(cell_gains(frozen)))
+    assert "The relative change itself is 0.0000 in the first" in answer.statement
+
+
+def test_layers_whose_change_goes_with_losing_are_not_called_undecided(
+    planted: ModuleType,
+) -> None:
+    tables = with_relative(planted, lambda d: 0.1 - 0.1 * d["gain"] - 0.01 * d["gain"] * d["layer"])
+    means = mean_gains(cell_gains(tables))
+    profile = layer_profile(tables, means, num_resamples=60)
+    (answer,) = layer_findings(profile, cell_gains(tables), means)
+    assert "(r = \N{MINUS SIGN}1.00" in answer.statement
+    assert "cannot tell" not in answer.statement

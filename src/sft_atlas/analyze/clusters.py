@@ -123,16 +123,20 @@ def simultaneous_band(estimates: Floats, draws: Floats) -> tuple[Floats, Floats]
     """Band that holds all correlations at once, for claims about the largest of them.
 
     The width on Fisher's z scale is the 95 % point of the largest deviation of a resample from the
-    estimates. `draws` is (resamples, correlations); resamples with a NaN are left out.
+    estimates. `draws` is (resamples, correlations); resamples with a NaN are left out. One that does
+    not exist has no bounds and takes none from the others.
     """
-    kept = draws[np.isfinite(draws).all(axis=1)]
-    if kept.shape[0] < 2 * draws.shape[0] / 3:
-        nothing = np.full(estimates.shape, np.nan)
-        return nothing, nothing.copy()
-    centre = np.arctanh(np.clip(estimates, -_NEAR_ONE, _NEAR_ONE))
+    low, high = np.full(estimates.shape, np.nan), np.full(estimates.shape, np.nan)
+    exists = np.isfinite(estimates)
+    kept = draws[:, exists]
+    kept = kept[np.isfinite(kept).all(axis=1)]
+    if not exists.any() or kept.shape[0] < 2 * draws.shape[0] / 3:
+        return low, high
+    centre = np.arctanh(np.clip(estimates[exists], -_NEAR_ONE, _NEAR_ONE))
     deviation = np.abs(np.arctanh(np.clip(kept, -_NEAR_ONE, _NEAR_ONE)) - centre).max(axis=1)
     margin = np.quantile(deviation, LEVEL)
-    return np.tanh(centre - margin), np.tanh(centre + margin)
+    low[exists], high[exists] = np.tanh(centre - margin), np.tanh(centre + margin)
+    return low, high
 
 
 _NEAR_ONE = 0.9999

@@ -45,7 +45,7 @@ class LayerProfile(NamedTuple):
     table: pd.DataFrame
     peaks: dict[tuple[str, str], Floats]
     """(setting, method) to the bootstrap draws of the position where the relative change
-    correlates most."""
+    correlates most strongly, in either direction."""
 
 
 def layer_changes(tables: "Tables") -> pd.DataFrame:
@@ -160,7 +160,12 @@ def _correlations(
 
 
 def _peak_positions(draws: Floats, positions: Floats) -> Floats:
-    """Position of the largest correlation in every resample that has one."""
-    kept = draws[np.isfinite(draws).all(axis=1)]
-    peaks: Floats = positions[kept.argmax(axis=1)] if kept.size else np.array([])
+    """Position of the strongest correlation in every resample that has one.
+
+    A layer that moved in no cell has no correlation in any resample and is no candidate.
+    """
+    exists = np.isfinite(draws).any(axis=0)
+    kept = draws[:, exists]
+    kept = kept[np.isfinite(kept).all(axis=1)]
+    peaks: Floats = positions[exists][np.abs(kept).argmax(axis=1)] if kept.size else np.array([])
     return peaks

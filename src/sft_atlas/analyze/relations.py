@@ -152,19 +152,19 @@ def _perplexity_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Fin
 def layer_findings(
     profile: LayerProfile, gains: pd.DataFrame, means: pd.DataFrame
 ) -> list[Finding]:
-    """Word where along the depth the correlation with the gain is largest, per method."""
+    """Word where along the depth the correlation with the gain is strongest, per method."""
     if profile.table.empty:
         return []
     setting, table = main_setting(gains), profile.table
     rows = table[(table["setting"] == setting) & (table["model"] == AVERAGE)]
     rows = rows[rows["norm"] == "relative"]
-    rows = rows[rows["correlation"].notna()]
+    rows = rows[rows.groupby("method")["correlation"].transform("count") > 0]
     if not rows.empty and rows["low"].isna().all():
         chosen = means["is_final"] & (means["setting"] == setting)
         return [_untold_layers(rows, tuple(str(cell) for cell in means.loc[chosen, "cell"]))]
     findings = []
     for method, part in rows.groupby("method", sort=False):
-        peak = part.iloc[int(part["correlation"].argmax())]
+        peak = part.loc[part["correlation"].abs().idxmax()]
         draws = profile.peaks[(setting, str(method))]
         interval = percentile_interval(draws) if draws.size and not np.isnan(peak["low"]) else None
         chosen = means["is_final"] & (means["setting"] == setting) & (means["method"] == method)
@@ -219,8 +219,9 @@ def _layer_finding(
     return Finding(
         question=LAYERS,
         statement=(
-            f"{peak['method']}: weight change correlates most with the mean gain at position "
-            f"{peak['position']:.2f} of the depth (r = {minus(format(peak['correlation'], '.2f'))} "
+            f"{peak['method']}: weight change correlates most strongly with the mean gain at "
+            f"position {peak['position']:.2f} of the depth "
+            f"(r = {minus(format(peak['correlation'], '.2f'))} "
             f"{interval_text(bounds, 'correlation')}). {end} The relative change itself is "
             f"{bottom:.4f} in the first and {top:.4f} in the last layer."
         ),
@@ -233,7 +234,7 @@ def _layer_finding(
             "Pearson correlation per position of the relative weight change with the mean gain, "
             "both demeaned by model. The band holds at all positions at once, by a bootstrap that "
             "draws models and datasets independently; the interval is that of the position of the "
-            "largest correlation."
+            "strongest correlation, in either direction."
         ),
         rows=cells,
     )
