@@ -130,3 +130,47 @@ def test_absent_measures_leave_the_other_answers(planted: ModuleType, missing: s
     assert analysis.forgetting.empty == (missing == "forgetting")
     assert analysis.spectra.empty == (missing == "spectra")
     assert answers(analysis, traces.FORGETTING) or missing == "forgetting"
+
+
+def test_a_layer_that_cannot_be_measured_is_left_out_of_the_statement(planted: ModuleType) -> None:
+    """Last tokens are alike at the embeddings of every model: that is no reason to say nothing."""
+    tables = planted.make_tables(planted.World(num_datasets=3, epochs=(1,), methods=("full",)))
+    gains = analyze(tables, num_resamples=5).gains
+    states = tables.representations.copy()
+    states.loc[states["layer"] == 0, "gride"] = np.nan
+    (finding,) = traces.dimension_findings(replaced(tables, representations=states), gains)
+    assert "nan" not in finding.statement
+    assert "; below it by " in finding.statement and finding.n == 12
+    states.loc[states["position"] < 0.6, "gride"] = np.nan
+    (finding,) = traces.dimension_findings(replaced(tables, representations=states), gains)
+    assert "against the base model; below it no layer could be measured." in finding.statement
+    assert finding.estimate == pytest.approx(3.0, abs=0.1)
+
+
+def test_the_two_lines_of_a_dimension_rest_on_the_same_cells(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_datasets=3, epochs=(1,), methods=("full",)))
+    states, cells = tables.representations.copy(), tables.cells
+    tuned = cells.loc[(cells["model"] == "llama-a") & (cells["method"] != "base"), "cell"]
+    base = cells.loc[(cells["model"] == "qwen2-b") & (cells["method"] == "base"), "cell"]
+    gone = states["cell"].isin(tuned[:2]) & (states["layer"] == 3)
+    states.loc[gone | states["cell"].isin(base), "gride"] = np.nan
+    table = dimension_profile(replaced(tables, representations=states))
+    rows = table[(table["quantity"] == "gride") & (table["pooling"] == "last")]
+    rows = rows[rows["model"] == AVERAGE]
+    assert (rows["tuned"] - rows["base"]).to_numpy() == pytest.approx(rows["difference"].to_numpy())
+    assert rows["num_known"].tolist() == [9, 9, 9, 7, 9, 9, 9]
+
+
+def test_a_band_ends_where_nothing_can_lie(planted: ModuleType) -> None:
+    tables = planted.make_tables(planted.World(num_datasets=3, epochs=(1,), methods=("full",)))
+    states = tables.representations.copy()
+    is_odd = states["cell"] == states["cell"].iloc[-1]
+    states["num_clusters"] = np.where(is_odd, 9, 1)
+    states["cka"] = states["cka"].where(~is_odd, 0.5)
+    table = dimension_profile(replaced(tables, representations=states))
+    assert table.loc[table["quantity"] == "num_clusters", "tuned_low"].min() == 1
+    assert table.loc[table["quantity"] == "cka", "tuned_high"].max() == 1
+
+
+def replaced(tables: object, **frames: pd.DataFrame) -> object:
+    return type(tables)(**{**vars(tables), **frames})

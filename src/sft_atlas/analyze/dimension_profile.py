@@ -7,7 +7,7 @@ are paired: each cell with its own base model. Bands are pointwise and resample 
 what has no value at a position counts nowhere there.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -37,12 +37,15 @@ TURN: Final = 0.6
 """Where the study of Harada et al. (2025) saw the dimension of tuned models turn upwards."""
 
 _OF_PAIRS: Final = ("cka", "procrustes")
+_LEAST: Final = {"num_clusters": 1.0}
+_MOST: Final = {"cka": 1.0, "procrustes": 1.0}
+"""Where a band ends because nothing lies beyond; every quantity but CKA is at least 0."""
 _PLACE: Final = ["setting", "method", "pooling"]
 _COLUMNS: Final = (
     *_PLACE,
     *("quantity", "model", "position", "base", "tuned", "tuned_low", "tuned_high"),
     *("difference", "difference_low", "difference_high"),
-    *("num_trajectories", "num_models", "num_datasets"),
+    *("num_known", "num_trajectories", "num_models", "num_datasets"),
 )
 _SCAN_COLUMNS: Final = (
     *_PLACE,
@@ -72,7 +75,9 @@ def dimension_profile(tables: "Tables") -> pd.DataFrame:
 
     Columns: setting, method, pooling, quantity, model (`AVERAGE` over all), position, base, tuned,
     tuned_low, tuned_high, difference (tuned - base, paired), difference_low, difference_high,
-    num_trajectories, num_models, num_datasets. Bounds of one model resample its datasets alone.
+    num_known (cells with a value at that position), num_trajectories, num_models, num_datasets (of
+    the whole curve). At a position where any base has a value, tuned, base and difference rest on
+    the same cells. Bounds of one model resample its datasets alone.
     """
     states = tables.representations
     final = measured_cells(tables, states)
@@ -87,11 +92,11 @@ def dimension_profile(tables: "Tables") -> pd.DataFrame:
     return table.reindex(columns=list(_COLUMNS))
 
 
-def _profiles(rows: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, object]]:
+def _profiles(rows: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, Any]]:
     """Columns of each quantity and model of one setting, method and pooling."""
     depth = int(curves["num_layers"].min())
     at = np.arange(depth + 1) / max(depth, 1)
-    columns: list[dict[str, object]] = []
+    columns: list[dict[str, Any]] = []
     for quantity in QUANTITIES:
         if curves[quantity].isna().all():
             continue
@@ -102,6 +107,8 @@ def _profiles(rows: pd.DataFrame, curves: pd.DataFrame) -> list[dict[str, object
         for model in _models_of(rows):
             chosen = ((rows["model"] == model) | (model == AVERAGE)).to_numpy()
             profile = _profile(rows[chosen], tuned[chosen], base[chosen])
+            for name in ("tuned_low", "tuned_high"):
+                profile[name] = np.clip(profile[name], *_range_of(quantity))
             columns.append({"quantity": quantity, "model": model, "position": at} | profile)
     return columns
 
@@ -110,9 +117,18 @@ def _models_of(rows: pd.DataFrame) -> list[str]:
     return [*(str(name) for name in rows["model"].unique()), AVERAGE]
 
 
-def _profile(rows: pd.DataFrame, tuned: Floats, base: Floats) -> dict[str, object]:
+def _range_of(quantity: str) -> tuple[float, float]:
+    least = -np.inf if quantity == "cka" else _LEAST.get(quantity, 0.0)
+    return least, _MOST.get(quantity, np.inf)
+
+
+def _profile(rows: pd.DataFrame, tuned: Floats, base: Floats) -> dict[str, Any]:
     """Means and bounds per position."""
     models, datasets = clusters_of(rows)
+    paired = np.isfinite(base).any(axis=0)
+    both = np.isfinite(base) & np.isfinite(tuned)
+    tuned = np.where(both | ~paired, tuned, np.nan)
+    base = np.where(both, base, np.nan)
     after = column_means(tuned, models, datasets)
     change = column_means(tuned - base, models, datasets)
     return {
@@ -123,6 +139,7 @@ def _profile(rows: pd.DataFrame, tuned: Floats, base: Floats) -> dict[str, objec
         "difference": [mean.estimate for mean in change],
         "difference_low": [mean.low for mean in change],
         "difference_high": [mean.high for mean in change],
+        "num_known": [mean.num_rows for mean in after],
         **counts_of(rows),
     }
 
@@ -142,7 +159,9 @@ def dimension_rises(tables: "Tables", *, quantity: str, pooling: str) -> pd.Data
     """Return the change of a dimension below and above `TURN`, one row per final cell.
 
     Columns: cell, setting, method, model, data, lower and upper (mean of tuned - base over the
-    cell's own positions there; NaN where one of them has no value).
+    cell's own positions there; NaN without one). A layer at which a cell of the same method and
+    model has no value is left out for all of them, so that a mean is over the same layers; a cell
+    without any value is left out.
     """
     states = tables.representations
     columns = ["cell", "setting", "method", "model", "data", "lower", "upper"]
@@ -159,13 +178,13 @@ def dimension_rises(tables: "Tables", *, quantity: str, pooling: str) -> pd.Data
         suffixes=("", "_base"),
     )
     change = pairs[quantity].astype(float) - pairs[f"{quantity}_base"].astype(float)
+    pairs = pairs.assign(change=change)
+    pairs = pairs[pairs["change"].notna().groupby(pairs["cell"]).transform("any")]
+    layers = [pairs[name] for name in ("setting", "method", "model", "layer")]
+    pairs = pairs[pairs["change"].notna().groupby(layers).transform("all")]
     parts = {"lower": pairs["position"] < TURN, "upper": pairs["position"] >= TURN}
     for name, chosen in parts.items():
-        means = (
-            change[chosen]
-            .groupby(pairs.loc[chosen, "cell"])
-            .agg(lambda values: values.mean(skipna=False))
-        )
+        means = pairs[chosen].groupby("cell")["change"].mean()
         final = final.assign(**{name: final["cell"].map(means).astype(float)})
     return final[columns]
 

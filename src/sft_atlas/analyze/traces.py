@@ -38,6 +38,8 @@ def dimension_findings(tables: "Tables", gains: pd.DataFrame) -> list[Finding]:
     pooling = "last" if (states["pooling"] == "last").any() else str(states["pooling"].iloc[0])
     rises = dimension_rises(tables, quantity=quantity, pooling=pooling)
     rises = rises[(rises["setting"] == main_setting(gains)) & rises["upper"].notna()]
+    # Both parts of the depth rest on the same cells, unless no cell has both.
+    rises = rises[rises["lower"].notna()] if rises["lower"].notna().any() else rises
     where = f"{_ESTIMATORS[quantity]}, {_POOLINGS.get(pooling, pooling)}"
     return [
         _dimension_finding(str(method), rows, where)
@@ -46,7 +48,10 @@ def dimension_findings(tables: "Tables", gains: pd.DataFrame) -> list[Finding]:
 
 
 def _dimension_finding(method: str, rows: pd.DataFrame, where: str) -> Finding:
-    upper, lower = (_mean(rows[rows[name].notna()], name) for name in ("upper", "lower"))
+    upper, lower = (_mean(rows, name) for name in ("upper", "lower"))
+    below = f"below it by {_signed(lower.estimate)} {interval_text(lower.interval, 'difference')}"
+    if np.isnan(lower.estimate):
+        below = "below it no layer could be measured"
     if upper.interval is None:
         end = ""
     elif upper.interval[0] <= 0 <= upper.interval[1]:
@@ -58,8 +63,7 @@ def _dimension_finding(method: str, rows: pd.DataFrame, where: str) -> Finding:
         statement=(
             f"{method} ({where}): from position {TURN:g} of the depth on, the intrinsic dimension "
             f"changes by {_signed(upper.estimate)} {interval_text(upper.interval, 'difference')} "
-            f"against the base model; below it by {_signed(lower.estimate)} "
-            f"{interval_text(lower.interval, 'difference')}.{end}"
+            f"against the base model; {below}.{end}"
         ),
         estimate=upper.estimate,
         interval=upper.interval,
@@ -67,7 +71,8 @@ def _dimension_finding(method: str, rows: pd.DataFrame, where: str) -> Finding:
         n=upper.num_rows,
         unit=_unit(upper, "final cell"),
         method=(
-            f"Mean over layers of the tuned model's dimension minus its base's, on the same texts. "
+            "Mean over layers of the tuned model's dimension minus its base's, on the same texts; "
+            "layers where the states of a cell are too few or too alike to measure are left out. "
             f"{TWO_WAY}"
         ),
         rows=_cells(rows),
