@@ -94,8 +94,12 @@ def test_ranks_do_not_depend_on_the_size_of_the_change() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [torch.zeros(5, 4), LoraFactors(torch.zeros(5, 2), torch.ones(2, 4), 1.0)],
-    ids=["dense", "factors"],
+    [
+        torch.zeros(5, 4),
+        LoraFactors(torch.zeros(5, 2), torch.ones(2, 4), 1.0),
+        LoraFactors(torch.tensor([[0.1, -0.1]] * 5), torch.tensor([[0.3, 0.7]] * 2), 3.0),
+    ],
+    ids=["dense", "factors", "cancelled"],
 )
 def test_a_matrix_that_did_not_change_has_no_rank(change: Tensor | LoraFactors) -> None:
     found = spectrum_of(change)
@@ -175,6 +179,15 @@ def test_a_record_sums_up_its_table_and_is_made_once(tmp_path: Path) -> None:
     unchanged = next(row for row in rows if row["kind"] == "mlp.up")
     assert (unchanged["spectral_norm"], unchanged["num_vectors"]) == (0.0, 10)
     assert [unchanged[f"intruders_{e}"] for e in ("03", "05", "06", "08")] == [0, 0, 0, 0]
+
+
+def test_a_matrix_of_zeros_has_no_vectors_to_compare() -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    zeros, full = {name: torch.zeros(6, 4)}, {name: torch.ones(6, 4)}
+    for before, after in ((zeros, zeros), (zeros, full), (full, zeros)):
+        (row,) = pair_spectra(before, after)
+        assert row.num_vectors == 0
+        assert {row.intruders_03, row.intruders_05, row.intruders_06, row.intruders_08} == {None}
 
 
 def test_a_second_cell_reads_the_base_vectors_that_the_first_one_left(tmp_path: Path) -> None:

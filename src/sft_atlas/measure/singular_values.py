@@ -62,7 +62,10 @@ def _factored_values(factors: LoraFactors) -> Tensor:
     up = torch.linalg.qr(factors.up.double(), mode="r").R
     down = torch.linalg.qr(factors.down.double().T, mode="r").R
     values: Tensor = torch.linalg.svdvals(up @ down.T)
-    return values * abs(factors.scale)
+    # Factors that cancel each other out leave their rounding, which has no direction.
+    rounding = torch.finfo(up.dtype).eps * len(values)
+    floor = rounding * torch.linalg.norm(up) * torch.linalg.norm(down)
+    return torch.where(values > floor, values, 0.0) * abs(factors.scale)
 
 
 def _dense_values(matrix: Tensor) -> Tensor:

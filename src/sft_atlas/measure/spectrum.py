@@ -31,7 +31,7 @@ from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import SpectrumMeasure
 from sft_atlas.study.spec import CellSpec
-from sft_atlas.weights.names import layer_position, parse_weight_name
+from sft_atlas.weights.names import count_layers, layer_position, parse_weight_name
 from sft_atlas.weights.pairing import pair_folders
 from sft_atlas.weights.stored import StoredTensor
 from sft_atlas.weights.tensors import iter_pairs
@@ -167,7 +167,7 @@ def pair_spectra(
         for name, old, new in iter_pairs(before, after)
         if parse_weight_name(name).layer is not None
     )
-    return _spectra(weights, _num_layers(before), num_vectors, vectors or BaseVectors())
+    return _spectra(weights, count_layers(before), num_vectors, vectors or BaseVectors())
 
 
 def adapter_spectra(
@@ -196,7 +196,7 @@ def adapter_spectra(
         for name, old in before.items()
         if parse_weight_name(name).layer is not None
     )
-    return _spectra(weights, _num_layers(before), num_vectors, vectors or BaseVectors())
+    return _spectra(weights, count_layers(before), num_vectors, vectors or BaseVectors())
 
 
 def folder_spectra(
@@ -227,7 +227,7 @@ def folder_spectra(
         )
         for _, pair in pairs
     )
-    num_layers = _num_layers(pair.name for _, pair in pairs)
+    num_layers = count_layers(pair.name for _, pair in pairs)
     return _spectra(weights, num_layers, num_vectors, vectors or BaseVectors())
 
 
@@ -257,7 +257,9 @@ def _spectra(
                 check_finite(name, tuned, "the tuned model's weight")
                 change = tuned - base
             spectrum = spectrum_of(change, where=name)
-            if spectrum.spectral_norm == 0:
+            if not bool(base.any()):
+                intruders = Intruders(0, None)
+            elif spectrum.spectral_norm == 0:
                 # Its vectors are the base's own.
                 intruders = Intruders(min(num_vectors, *base.shape), (0,) * len(EPSILONS))
             else:
@@ -304,11 +306,6 @@ def _matrices(
         for expert in range(before.shape[0]):
             tuned = None if after is None else after[expert]
             yield from _matrices(f"{name}[{expert}]", before[expert], tuned)
-
-
-def _num_layers(names: Iterable[str]) -> int:
-    layers = [parse_weight_name(name).layer for name in names]
-    return max((layer + 1 for layer in layers if layer is not None), default=0)
 
 
 def _check_shape(name: str, whole: Tensor, change: LoraFactors) -> None:

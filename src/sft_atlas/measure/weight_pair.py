@@ -30,7 +30,7 @@ from sft_atlas.measure.drift import (
 )
 from sft_atlas.weights.adapter import LoraFactors, is_adapter
 from sft_atlas.weights.blocks import Block, iter_blocks
-from sft_atlas.weights.names import parse_weight_name
+from sft_atlas.weights.names import count_layers, parse_weight_name
 from sft_atlas.weights.pairing import WeightPair, pair_folders
 from sft_atlas.weights.stored import StoredTensor
 
@@ -81,8 +81,7 @@ def measure_pair(base_folder: Path, tuned_folder: Path) -> PairDrift:
         _change(pair, total, tuned_folder) for pair, total in zip(pairing.pairs, sums, strict=True)
     ]
     changes.sort(key=_row_order)
-    layers = [parse_weight_name(change.tensor).layer for change in changes]
-    num_layers = 1 + max((layer for layer in layers if layer is not None), default=-1)
+    num_layers = count_layers(change.tensor for change in changes)
     return PairDrift(
         rows=tuple(drift_rows(changes, num_layers=num_layers)),
         num_layers=num_layers,

@@ -8,6 +8,7 @@ Layers of a vision or audio tower are not the language model's layers, so they h
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
@@ -122,6 +123,16 @@ def layer_position(layer: int, num_layers: int) -> float:
     (0.25, 0.75)
     """
     return (layer + 0.5) / num_layers
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """Return the number of layers of a model whose weights have these names.
+
+    >>> count_layers(["model.norm.weight", "model.layers.3.mlp.down_proj.weight"])
+    4
+    """
+    layers = (parse_weight_name(name).layer for name in names)
+    return max((layer + 1 for layer in layers if layer is not None), default=0)
 
 
 def _kind_inside(name: str) -> Kind:
