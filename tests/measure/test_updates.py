@@ -315,4 +315,5 @@ def test_memory_does_not_grow_with_the_cells(tmp_path: Path) -> None:
     update_grams(folders[0], folders[1:3], max_bytes=8 << 20)
     with peak_memory("RssAnon") as peak:
         update_grams(folders[0], folders[1:], max_bytes=8 << 20)
-    assert 1 << 20 < peak[0] < 24 << 20
+    # The blocks, their parts in float32 on the way, and what the allocator keeps of either.
+    assert 1 << 20 < peak[0] < 40 << 20

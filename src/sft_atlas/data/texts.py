@@ -150,13 +150,13 @@ def encode_text_set(
     wholes = encode_texts(tokenizer, [prompt + answer for prompt, answer in pairs])
     encoded = []
     for text, pair, prompt, whole in zip(texts, pairs, prompts, wholes, strict=True):
-        ids = _behind(prefix, whole)
+        ids = behind_prefix(prefix, whole)
         if len(ids) < 2:
             raise DataError(
                 f"text {text.id}: has no token under this tokenizer; expected at least one. "
                 f"Remove it from the set: {(text.prompt + text.answer)[:40]!r}."
             )
-        length = min(len(_behind(prefix, prompt)), len(ids)) if text.answer else len(ids)
+        length = min(len(behind_prefix(prefix, prompt)), len(ids)) if text.answer else len(ids)
         is_cut = len(ids) > max_tokens
         kept = _kept_text(tokenizer, "".join(pair), max_tokens, prefix) if is_cut else None
         num_prompt = len(pair[0]) if kept is None else min(len(pair[0]), len(kept))
@@ -174,7 +174,8 @@ def encode_text_set(
     return encoded
 
 
-def _behind(prefix: int, ids: list[int]) -> list[int]:
+def behind_prefix(prefix: int, ids: list[int]) -> list[int]:
+    """Return ids behind one prefix token, which they may begin with already."""
     return ids if ids[:1] == [prefix] else [prefix, *ids]
 
 

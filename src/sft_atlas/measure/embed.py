@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from sft_atlas import files
 from sft_atlas.data.encoding import encode_texts
-from sft_atlas.data.texts import text_prefix
+from sft_atlas.data.texts import behind_prefix, text_prefix
 from sft_atlas.data.words import normalise
 from sft_atlas.errors import DataError, StudyError
 from sft_atlas.identity import canonical_json
@@ -151,9 +151,7 @@ def _embed_hidden(
     from sft_atlas.model.states import POOLINGS, pooled_states
 
     prefix = text_prefix(tokenizer).id
-    encoded = [
-        ids if ids[:1] == [prefix] else [prefix, *ids] for ids in encode_texts(tokenizer, texts)
-    ]
+    encoded = [behind_prefix(prefix, ids) for ids in encode_texts(tokenizer, texts)]
     layer = model.config.get_text_config().num_hidden_layers // 2
     pooling = POOLINGS.index("mean")
     return np.concatenate(

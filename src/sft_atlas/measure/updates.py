@@ -23,8 +23,9 @@ from torch import Tensor
 
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
+from sft_atlas.measure.adapter import verified_folder
 from sft_atlas.measure.weight_pair import are_equal
-from sft_atlas.store.records import Record, check_artifact, make_provenance
+from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import UpdatesJob
 from sft_atlas.weights.adapter import LoraFactors, is_adapter
@@ -92,11 +93,7 @@ def measure_updates(
     started = time.time()
     # In this order whoever asks, so that two runs of one job agree.
     cells = sorted(job.cells, key=lambda cell: cell.fingerprint)
-    folders = [store.layout.cell(cell.fingerprint) for cell in cells]
-    for cell_folder in folders:
-        record = store.read(cell_folder)
-        for name in record.artifacts:
-            check_artifact(cell_folder, record, name)
+    folders = [verified_folder(store, cell) for cell in cells]
     grams = update_grams(base_folder, folders, max_bytes=max_bytes)
 
     def fill(aside: Path) -> dict[str, Any]:
