@@ -123,8 +123,8 @@ def simultaneous_band(estimates: Floats, draws: Floats) -> tuple[Floats, Floats]
     """Band that holds all correlations at once, for claims about the largest of them.
 
     The width on Fisher's z scale is the 95 % point of the largest deviation of a resample from the
-    estimates. `draws` is (resamples, correlations); resamples with a NaN are left out. One that does
-    not exist has no bounds and takes none from the others.
+    estimates. `draws` is (resamples, correlations); resamples with a NaN are left out. A NaN
+    among the estimates has no bounds and takes none from the others.
     """
     low, high = np.full(estimates.shape, np.nan), np.full(estimates.shape, np.nan)
     exists = np.isfinite(estimates)

@@ -101,7 +101,12 @@ def _share_text(row: dict[str, Any]) -> str:
 
 
 def _cosine_text(row: dict[str, Any]) -> str:
-    return f"{row['cosine']:.2f}".replace("-", "\N{MINUS SIGN}") + f" ({row['num_pairs']:,} pairs)"
+    return f"{_cosine(row['cosine'])} ({row['num_pairs']:,} pairs)"
+
+
+def _cosine(value: float) -> str:
+    # Adding 0 turns the -0.0 that rounding leaves behind into 0.
+    return f"{round(value, 2) + 0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _share_note(shares: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ _LAYER_CURVES: Final = (
 )
 _DIMENSION_CURVES: Final = (
     *("position", "base", "tuned", "tuned_low", "tuned_high"),
-    *("difference", "difference_low", "difference_high"),
+    *("difference", "difference_low", "difference_high", "num_known"),
 )
 
 
@@ -129,10 +129,15 @@ def _forgetting(points: pd.DataFrame, index: dict[str, int]) -> Columns:
 
 
 def _dimensions(analysis: Analysis) -> pd.DataFrame:
-    """Leave out differences of single models: their base is one curve, so the page subtracts it."""
+    """Leave out differences of single models: their base is one curve, so the page subtracts it.
+
+    So are the numbers of cells at positions that rest on all of a curve.
+    """
     table = analysis.dimensions
     columns = ["difference", "difference_low", "difference_high"]
-    return table.assign(**{name: table[name].where(table["model"] == AVERAGE) for name in columns})
+    thinned = {name: table[name].where(table["model"] == AVERAGE) for name in columns}
+    is_fewer = table["num_known"] < table["num_trajectories"]
+    return table.assign(**thinned, num_known=table["num_known"].where(is_fewer))
 
 
 def _updates(pairs: pd.DataFrame, index: dict[str, int]) -> Columns:

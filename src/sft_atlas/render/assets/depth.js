@@ -91,7 +91,7 @@ function layerSection() {
       inkFirst(spec, theme, rows);
       spec.layer[0].encoding.y.title = unit.title;
     });
-    caption("layer-change", "The change of each model, mean over its final cells.");
+    caption("layer-change", `The change of each model, mean over its final cells (${restsOn(ordered[0])} in all).`);
   }
 
   function showAgreement(curve) {
@@ -104,7 +104,7 @@ function layerSection() {
     });
     draw("layer-agreement", "layer-agreement", rows);
     const band = curve.agreement_low ? "Band: 95\u00a0% per position, over models and datasets." : "No band: it takes three models and three datasets.";
-    caption("layer-agreement", `Do models agree which data moves a layer most? Correlation of two models' changes over datasets, mean over all pairs. ${band}`);
+    caption("layer-agreement", `Do models agree which data moves a layer most? Correlation of two models' changes over datasets, mean over all pairs (${plural(curve.num_models, "model")}). ${band}`);
   }
   refill();
 }
@@ -146,19 +146,25 @@ function dimensionSection() {
     const here = (row) => row.setting === setting() && row.method === method() && row.model === model() && row.pooling === pooling();
     const curves = new Map(dimensionCurves.filter(here).map((row) => [quantityName(row), row]));
     const name = estimators[estimator()];
-    const what = `${ESTIMATORS[name]}, ${poolings.find(([key]) => key === pooling())[1]}`;
+    const pooled = poolings.find(([key]) => key === pooling())[1];
+    const what = `${ESTIMATORS[name]}, ${pooled}`;
     const unit = model() === AVERAGE ? "models and datasets" : `${nameOf("model", model())}'s datasets alone`;
     const chosen = curves.get(name);
-    const rests = chosen ? restsOn(chosen) : "";
-    pairChart("dimension", chosen, "Intrinsic dimension", `Intrinsic dimension by layer (${what}): base models and what became of them. ${rests}, final epoch. Band: 95\u00a0% per position, resampling ${unit}.`);
-    differenceChart(chosen, `Tuned minus base, each cell with its own base model, on the same texts. Band: 95\u00a0% per position, resampling ${unit}.`);
-    likenessChart(curves);
-    pairChart("dimension-clusters", curves.get("num_clusters"), "Number of clusters", "Groups among the states of the texts: fewer say that texts are told apart more coarsely.");
-    pairChart("dimension-within", curves.get("within_dimension"), "Dimension within clusters", "Mean intrinsic dimension inside the groups, weighted by their size.");
-    scanChart(scanCurves.filter((row) => here(row) && row.position === places[place()]));
+    const rests = restsOn(chosen ?? [...curves.values()][0] ?? {});
+    const band = `Band: 95\u00a0% per position, resampling ${unit}.`;
+    const fewer = chosen && chosen.num_known && chosen.num_known.some((n) => n > 0 && n < chosen.num_trajectories) ? " Positions at which some cells could not be measured rest on fewer: see their tooltips." : "";
+    const states = `States: ${pooled}; ${rests}, final epoch. ${band}`;
+    if (!chosen) explain("dimension", `${ESTIMATORS[name]} gave no number here: the texts are too few, or their states too alike.`);
+    pairChart("dimension", chosen, "Intrinsic dimension", `Intrinsic dimension by layer (${what}): base models and what became of them. ${rests}, final epoch. ${band}${fewer}`);
+    differenceChart(chosen, `Tuned minus base (${what}), each cell with its own base model, on the same texts. ${rests}. ${band}`);
+    likenessChart(curves, states);
+    pairChart("dimension-clusters", curves.get("num_clusters"), "Number of clusters", `Groups among the states of the texts: fewer say that texts are told apart more coarsely. ${states}`);
+    pairChart("dimension-within", curves.get("within_dimension"), "Dimension within clusters", `Mean intrinsic dimension inside the groups, weighted by their size. ${states}`);
+    scanChart(scanCurves.filter((row) => here(row) && row.position === places[place()]), states);
   }
 
   function pairChart(id, curve, title, text) {
+    if (id === "dimension" && !curve) return;
     const rows = curve ? [...seriesRows(curve, "base", "base", null), ...seriesRows(curve, "tuned", "tuned", "tuned")] : [];
     seriesChart(id, rows, title, text);
   }
@@ -176,19 +182,25 @@ function dimensionSection() {
     seriesChart("dimension-difference", rows, "Difference of the dimension", text, true);
   }
 
-  function likenessChart(curves) {
+  // Both as distances: on one axis CKA near 1 and a distance near 0 are two flat lines.
+  function likenessChart(curves, states) {
     const [cka, procrustes] = [curves.get("cka"), curves.get("procrustes")];
-    const rows = [...(cka ? seriesRows(cka, "linear CKA", "tuned", "tuned") : []), ...(procrustes ? seriesRows(procrustes, "Procrustes distance", "tuned", "tuned") : [])];
-    seriesChart("dimension-likeness", rows, "Against the base model", "How like the base's the states are: CKA 1 and distance 0 would be the same up to a rotation.");
+    const less = (value) => (isNumber(value) ? 1 - value : null);
+    const away = (cka ? seriesRows(cka, "1 \u2212 linear CKA", "tuned", "tuned") : []).map((row) => {
+      const [low, high] = [less(row.high), less(row.low)];
+      return { ...row, value: less(row.value), low, high, interval_text: intervalText(low, high, decimals) };
+    });
+    const rows = [...away, ...(procrustes ? seriesRows(procrustes, "Procrustes distance", "tuned", "tuned") : [])];
+    seriesChart("dimension-likeness", rows, "Distance to the base's states", `How far the states moved from the base model's on the same texts: 0 is the same up to a rotation and one scale, and it ends at 1. ${states}`, true);
   }
 
-  function scanChart(curves) {
+  function scanChart(curves, states) {
     const rows = [...curves].sort((a, b) => a.is_tuned - b.is_tuned).flatMap((curve) => curve.n1.map((n1, i) => ({
       series: curve.is_tuned ? "tuned" : "base", position: n1, position_text: `rank ${n1}`, value: valueAt(curve, "gride", i),
       low: valueAt(curve, "low", i), high: valueAt(curve, "high", i),
       interval_text: intervalText(valueAt(curve, "low", i), valueAt(curve, "high", i), decimals), n_text: restsOn(curve),
     })));
-    seriesChart("dimension-scan", rows, "Gride", "Gride against the scale it looks at, in the layers nearest to the chosen position: a plateau is a dimension, a fall at small ranks is noise.", false, "scale-series");
+    seriesChart("dimension-scan", rows, "Gride", `Gride against the scale it looks at, in the layers nearest to the chosen position: a plateau is a dimension, a fall at small ranks is noise. ${states}`, false, "scale-series");
   }
   refill();
 }
@@ -196,8 +208,14 @@ function dimensionSection() {
 function seriesRows(curve, series, column, bounds) {
   return curve.position.map((position, i) => {
     const [low, high] = bounds ? [valueAt(curve, `${bounds}_low`, i), valueAt(curve, `${bounds}_high`, i)] : [null, null];
-    return { series, position, position_text: position.toFixed(2), value: valueAt(curve, column, i), low, high, interval_text: intervalText(low, high, decimals), n_text: restsOn(curve) };
+    return { series, position, position_text: position.toFixed(2), value: valueAt(curve, column, i), low, high, interval_text: intervalText(low, high, decimals), n_text: restsAt(curve, i) };
   }).filter((row) => isNumber(row.value));
+}
+
+// What a position rests on, where that is not the whole curve's.
+function restsAt(curve, i) {
+  const known = valueAt(curve, "num_known", i);
+  return isNumber(known) && known < curve.num_trajectories ? `${plural(known, "training run")} of ${curve.num_trajectories}` : restsOn(curve);
 }
 
 function seriesChart(id, rows, title, text, hasZero = false, spec = "depth-series") {

@@ -1,6 +1,8 @@
 // Which property of the data goes with gain? Panels of points, and one chart that compares all properties.
 const VARIANTS = [["raw", "all points"], ["within_model", "between datasets"], ["within_data", "between models"]];
 const MEAN_OF_BENCHMARKS = "mean over benchmarks";
+// Long names of properties are broken at the last space before the middle of a narrow page's margin.
+const IN_TWO_LINES = "length(datum.label) > 21 ? split(replace(datum.label, regexp('^(.{8,20}) '), '$1|'), '|') : datum.label";
 
 // Subtracts from x and y the mean of the rows that agree in model (or data) and benchmark, as `associations` does.
 function demeaned(rows, variant) {
@@ -60,7 +62,9 @@ function propertySection() {
     const size = panels[0].row;
     const minusMean = key === "raw" ? "" : ` Both axes: difference from the mean of ${key === "within_model" ? "the model" : "the dataset"}${benchmark() === POOLED ? " on the benchmark" : ""}.`;
     const rests = size ? `, ${plural(size.num_models, "model")}, ${plural(size.num_datasets, "dataset")}` : "";
-    caption("properties", `One mark per model and dataset${benchmark() === POOLED ? " and benchmark" : ""}: n = ${plural(panels[0].rows.length, "point")}${rests}, final epoch, ${names.settings[setting()]}. Under each title Spearman's correlation and its 95\u00a0% interval.${minusMean}`);
+    const sizes = new Set(panels.map((panel) => panel.rows.length));
+    const numbers = sizes.size === 1 ? plural(panels[0].rows.length, "point") : panels.map((panel) => `${panel.rows.length.toLocaleString("en")} (${panel.item.label})`).join(", ");
+    caption("properties", `One mark per model and dataset${benchmark() === POOLED ? " and benchmark" : ""}: n = ${numbers}${rests}, final epoch, ${names.settings[setting()]}. Under each title Spearman's correlation and its 95\u00a0% interval.${minusMean}`);
   }
 
   function showPredictors(related) {
@@ -83,7 +87,10 @@ function propertySection() {
     const num = new Set(rows.map((row) => row.predictor)).size;
     draw("predictors", "predictors", rows, (spec) => {
       spec.height = 46 * num;
-      if (document.getElementById("chart-predictors").clientWidth < 560) spec.layer.slice(1).forEach((layer) => { layer.encoding.y.axis.labelLimit = 140; });
+      if (document.getElementById("chart-predictors").clientWidth < 560) spec.layer.slice(1).forEach((layer) => {
+        Object.assign(layer.encoding.y.axis, { labelLimit: 140, labelExpr: IN_TWO_LINES, labelLineHeight: 13 });
+        layer.encoding.color.legend.columns = 1;
+      });
     });
     const open = known.some((row) => !isNumber(row.low)) ? " Without a line: fewer than 3 models or datasets, so no interval." : "";
     const absent = [...new Set(related.filter((row) => !isNumber(row.estimate) && row.null_reason >= 0).map((row) => names.null_reasons[row.null_reason]))];
