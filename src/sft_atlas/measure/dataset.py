@@ -28,6 +28,7 @@ from sft_atlas.data.texts import text_prefix
 from sft_atlas.data.words import count_words, normalise
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
+from sft_atlas.measure.quantiles import name_quantiles
 from sft_atlas.model.score import sample_log_likelihoods
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
@@ -41,7 +42,6 @@ Sample = tuple[list[int], int]
 """Token ids, and how many of them are the prompt's."""
 
 SAMPLES_NAME: Final = "samples.parquet"
-_QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def measure_dataset(
@@ -185,19 +185,13 @@ def _difficulty(columns: dict[str, Floats]) -> dict[str, float | None]:
     given = _ratios(columns["answer_nll"], columns["answer_tokens"])
     bare = _ratios(columns["bare_answer_nll"], columns["bare_answer_tokens"])
     perplexities = np.exp(given[~np.isnan(given)])
-    spread = {
-        f"answer_ppl_{round(100 * q):02d}": float(np.quantile(perplexities, q))
-        if len(perplexities)
-        else None
-        for q in _QUANTILES
-    }
     ratios = np.exp(given - bare)
     ratios = ratios[~np.isnan(ratios)]
     return {
         "ifd": _mean(ratios),
         "ifd_median": float(np.median(ratios)) if len(ratios) else None,
         "answer_ppl_mean": _mean(perplexities),
-        **spread,
+        **name_quantiles("answer_ppl", perplexities),
     }
 
 

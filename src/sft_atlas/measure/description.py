@@ -30,13 +30,13 @@ from sft_atlas.data.words import collapse, count_words, normalise
 from sft_atlas.errors import DataError
 from sft_atlas.identity import payload
 from sft_atlas.measure.embed import build_embed, mean_cosine
+from sft_atlas.measure.quantiles import name_quantiles
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import DescribeJob
 from sft_atlas.study.measure import Embedder
 
 ROWS_NAME: Final = "rows.parquet"
-_QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PIECE_WORDS: Final = 10_000
 _PIECE_BYTES: Final = 1 << 18
 _MAX_PIECES: Final = 8
@@ -126,12 +126,11 @@ def _summary(columns: dict[str, Any], examples: Sequence[Example]) -> dict[str, 
     }
 
 
-def _length_spread(columns: dict[str, Any]) -> dict[str, float]:
-    found = {}
+def _length_spread(columns: dict[str, Any]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
     for name in ("prompt_words", "answer_words", "prompt_bytes", "answer_bytes"):
         found[f"{name}_mean"] = float(columns[name].mean())
-        for q in _QUANTILES:
-            found[f"{name}_{round(100 * q):02d}"] = float(np.quantile(columns[name], q))
+        found |= name_quantiles(name, columns[name])
     return found
 
 
