@@ -101,7 +101,10 @@ def _share_text(row: dict[str, Any]) -> str:
 
 
 def _cosine_text(row: dict[str, Any]) -> str:
-    return f"{_cosine(row['cosine'])} ({row['num_pairs']:,} pairs)"
+    bounds = ""
+    if pd.notna(row["low"]):
+        bounds = f" [{_cosine(row['low'])}, {_cosine(row['high'])}]"
+    return f"{_cosine(row['cosine'])}{bounds} ({row['num_pairs']:,} pairs)"
 
 
 def _cosine(value: float) -> str:
