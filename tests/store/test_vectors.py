@@ -1,14 +1,16 @@
 """Vectors are read as they were published, and what has none is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from planted_vectors import DIGEST, MEASURE, publish_vector
+from planted_vectors import DIGEST, MEASURE, publish_vector, vectors_of
 from sft_atlas.errors import DamagedError, StoreError
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.store.vectors import VECTORS_NAME, load_vectors
+from sft_atlas.store.vectors import VECTORS_NAME, benchmark_likelihoods, load_vectors
 
 FIRST, SECOND, THIRD = ("a" * 32, "b" * 32, "c" * 32)
 
@@ -83,3 +85,43 @@ def test_an_altered_table_is_found(store: Store) -> None:
     path.write_bytes(content)
     with pytest.raises(DamagedError, match="differs from the digest in its record"):
         load_vectors(store, [FIRST], MEASURE)
+
+
+def test_a_benchmark_has_a_perplexity_under_every_base_model() -> None:
+    cells = pd.DataFrame(
+        {"cell": ["b1", "t1", "b2", "b3"], "model": ["m", "m", "n", "o"], "epoch": [0, 1, 0, 0]}
+    ).astype({"epoch": "Int64"})
+    prompt = np.log(np.array([[2.0, 4.0, 8.0, 2.0], [1.0] * 4, [4.0] * 4])) * -10
+    cut = np.zeros((3, 4), dtype=bool)
+    cut[1, 1], cut[2, 3] = True, True  # a tuned model's cut text counts; a base model's does not
+    vectors = vectors_of(prompt, prompt / 10, cells=["b1", "t1", "b2"], is_cut=cut)
+    vectors = replace(vectors, groups=("quiz", "quiz", "quiz", "exam"))
+    table = benchmark_likelihoods(vectors, cells).set_index(["model", "benchmark"])
+    assert list(table.index) == [("m", "quiz"), ("n", "quiz"), ("m", "exam"), ("n", "exam")]
+    row = table.loc[("m", "quiz")]
+    assert row[["num_texts", "num_left_out", "prompt_tokens", "prompt_bytes"]].tolist() == [
+        *(3, 0, 30, 300)
+    ]
+    assert row["prompt_token_perplexity"] == pytest.approx(4.0)  # the geometric mean of 2, 4, 8
+    assert row["prompt_token_bits_per_byte"] == pytest.approx(2.0 * 30 / 300)
+    assert row["answer_token_perplexity"] == pytest.approx(4.0**0.1)
+    assert row["whole_nll"] == pytest.approx(33 * np.log(4.0))
+    assert table.loc[("n", "quiz"), "prompt_token_perplexity"] == pytest.approx(4.0)
+    exam = table.loc[("m", "exam")]
+    assert (exam["num_texts"], exam["num_left_out"]) == (0, 1)
+    assert exam[["prompt_token_perplexity", "whole_token_bits_per_byte"]].isna().all()
+
+
+def test_texts_without_an_answer_have_no_perplexity_of_it() -> None:
+    cells = pd.DataFrame({"cell": ["b1"], "model": ["m"], "epoch": [0]})
+    (row,) = benchmark_likelihoods(vectors_of(-np.ones((1, 2)), cells=["b1"]), cells).to_dict(
+        "records"
+    )
+    assert row["answer_token_perplexity"] is None and row["answer_tokens"] == 0
+    assert row["whole_token_perplexity"] == row["prompt_token_perplexity"] == np.exp(0.1)
+
+
+def test_without_base_models_there_is_no_table() -> None:
+    cells = pd.DataFrame({"cell": ["b1"], "model": ["m"], "epoch": [0]})
+    assert benchmark_likelihoods(None, cells).empty
+    assert benchmark_likelihoods(vectors_of(-np.ones((1, 2)), cells=["t1"]), cells).empty

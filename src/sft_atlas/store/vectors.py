@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -135,6 +136,56 @@ def read_vectors(store: Store, cells: Iterable[str], measure: str) -> Vectors:
         wordings.append(str(record.result["texts_sha256"]))
         found[cell] = table
     return _gathered(measure, wordings, found, missing)
+
+
+def benchmark_likelihoods(vectors: Vectors | None, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return how likely each base model finds each benchmark's own texts; one row per pair.
+
+    Columns: cell, model, benchmark, texts_sha256 (the texts as this model reads them: other chat
+    templates word a prompt differently), num_texts, num_left_out (texts that some base model did
+    not read whole; they count for none, so that n is the same for all), and for each part
+    (`prompt`, `answer` after its prompt, `whole`): `<part>_nll` (nats), `<part>_tokens`,
+    `<part>_bytes`, `<part>_token_perplexity` and `<part>_token_bits_per_byte`, which can be
+    compared across tokenizers; null where the texts lack that part.
+
+    `cells` needs the columns cell, model and epoch.
+    """
+    base_models = cells.loc[(cells["epoch"] == 0).fillna(False), ["cell", "model"]]
+    models = dict(base_models.itertuples(index=False, name=None))
+    if vectors is None or not models.keys() & set(vectors.cells):
+        return pd.DataFrame()
+    bases = vectors.take([row for row, cell in enumerate(vectors.cells) if cell in models])
+    is_whole = ~bases.is_cut.any(axis=0)
+    groups = np.array(bases.groups)
+    rows = []
+    for name in dict.fromkeys(bases.groups):
+        chosen = is_whole & (groups == name)
+        for row, cell in enumerate(bases.cells):
+            facts = {"cell": cell, "model": models[cell], "benchmark": name}
+            facts |= {"texts_sha256": bases.wordings[row], "num_texts": int(chosen.sum())}
+            facts |= {"num_left_out": int((groups == name).sum() - chosen.sum())}
+            rows.append(facts | _part_sums(bases, row, chosen))
+    return pd.DataFrame(rows)
+
+
+def _part_sums(vectors: Vectors, row: int, chosen: Bools) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    sums = np.zeros(3)
+    for part in ("prompt", "answer", "whole"):
+        if part != "whole":
+            columns = [getattr(vectors, f"{part}{suffix}") for suffix in ("", "_tokens")]
+            nll, tokens = (float(column[row, chosen].sum()) for column in columns)
+            num_bytes = float(getattr(vectors, f"{part}_bytes")[chosen].sum())
+            now = np.array([-nll, tokens, num_bytes])
+            sums += now
+        else:
+            now = sums
+        nll, tokens, num_bytes = (float(value) for value in now)
+        found |= {f"{part}_nll": nll, f"{part}_tokens": int(tokens)}
+        found[f"{part}_bytes"] = int(num_bytes)
+        found[f"{part}_token_perplexity"] = np.exp(nll / tokens) if tokens else None
+        found[f"{part}_token_bits_per_byte"] = nll / np.log(2) / num_bytes if num_bytes else None
+    return found
 
 
 def _gathered(
