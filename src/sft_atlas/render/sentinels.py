@@ -75,7 +75,10 @@ def _description(row: dict[Hashable, Any], varying: Sequence[str]) -> str:
 
 
 def _flagged(text: str) -> Callable[[pd.DataFrame], "pd.Series[bool]"]:
-    return lambda scores: scores["flags"].fillna("").str.contains(text, regex=False)
+    # Where nothing is scored yet, the column has no type of its own.
+    return lambda scores: (
+        scores["flags"].astype("string").fillna("").str.contains(text, regex=False).astype(bool)
+    )
 
 
 def _often_unfollowed(scores: pd.DataFrame) -> "pd.Series[bool]":
