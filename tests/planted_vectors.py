@@ -92,6 +92,7 @@ def publish_vector(
     answer: Sequence[float | None] | None = None,
     texts_sha256: str = DIGEST,
     ids: Sequence[str] | None = None,
+    measure: LikelihoodMeasure = MEASURE,
 ) -> None:
     """Publish a likelihood record with these sums."""
     size = len(prompt)
@@ -112,7 +113,7 @@ def publish_vector(
         return {"texts_sha256": texts_sha256, "num_texts": size}
 
     store.publish(
-        store.layout.measure(cell, MEASURE.fingerprint),
+        store.layout.measure(cell, measure.fingerprint),
         schema="likelihood/1",
         spec={},
         fill=fill,
