@@ -98,7 +98,7 @@ def render_report(
         libraries=_libraries(),
         script=script,
         payload=embedded_json(make_payload(tables, analysis, known.map)),
-        specs=embedded_json(chart_specs()),
+        specs=_specs(),
         axes=_axes(tables),
         questions=_questions(analysis.findings),
         coverage=block_coverage(tables.cells),
@@ -166,6 +166,12 @@ def _entry_text(entry: Entry | None, is_rating: bool) -> tuple[str, str]:
     if entry.low is not None and entry.high is not None:
         interval = f"[{scale * entry.low:.{digits}f}, {scale * entry.high:.{digits}f}]"
     return f"{scale * entry.score:.{digits}f}", interval
+
+
+@cache
+def _specs() -> str:
+    """Charts have no data of their own: they are the same on every page."""
+    return embedded_json(chart_specs())
 
 
 @cache
