@@ -158,13 +158,14 @@ def layer_findings(
     setting, table = main_setting(gains), profile.table
     rows = table[(table["setting"] == setting) & (table["model"] == AVERAGE)]
     rows = rows[rows["norm"] == "relative"]
-    rows = rows[rows.groupby("method")["correlation"].transform("count") > 0]
+    known = rows.groupby("method")["correlation"].transform("count").to_numpy()
+    rows = rows[known > 0]
     if not rows.empty and rows["low"].isna().all():
         chosen = means["is_final"] & (means["setting"] == setting)
         return [_untold_layers(rows, tuple(str(cell) for cell in means.loc[chosen, "cell"]))]
     findings = []
     for method, part in rows.groupby("method", sort=False):
-        peak = part.loc[part["correlation"].abs().idxmax()]
+        peak = part.iloc[int(np.nanargmax(part["correlation"].abs().to_numpy(dtype=np.float64)))]
         draws = profile.peaks[(setting, str(method))]
         interval = percentile_interval(draws) if draws.size and not np.isnan(peak["low"]) else None
         chosen = means["is_final"] & (means["setting"] == setting) & (means["method"] == method)
