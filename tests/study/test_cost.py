@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sft_atlas.catalog.cards import ModelCard, find_benchmark, find_model
+from sft_atlas.catalog.cards import ModelCard, find_benchmark, find_model, find_texts
 from sft_atlas.execute.placement import Placement
 from sft_atlas.model.score import default_batch_tokens
 from sft_atlas.study.assumption import Range, named_assumptions
@@ -182,7 +182,7 @@ def test_a_plan_that_cannot_fit_is_refused(load: Load) -> None:
     cost = plan_of(load).cost
     assert check_disk(cost, cost.peak_disk_bytes) is None
     assert check_disk(cost, 10**11) == (
-        "the plan needs 228.5 GB on the disk (45.7 GB of them weights), and 100.0 GB are free; "
+        "the plan needs 228.8 GB on the disk (45.7 GB of them weights), and 100.0 GB are free; "
         "expected room for all of it. Keep fewer epochs, use LoRA, or name a larger disk with "
         "--store."
     )
@@ -204,7 +204,7 @@ def test_every_assumption_is_named_with_its_source(load: Load) -> None:
     assert {"device", "FLOPs per trained token", "tokens per sample of d1"} <= set(names)
     assert "questions of quiz" in names
     assert all(assumption.value and assumption.source for assumption in cost.assumptions)
-    assert len(named_assumptions()) == 15
+    assert len(named_assumptions()) == 18
 
 
 @pytest.mark.parametrize(("device", "scored"), [("cpu-core", 2048), ("h100", 16_384)])
@@ -215,6 +215,42 @@ def test_passes_are_costed_as_runs_make_them(load: Load, device: str, scored: in
     assert trained == Placement(device="cpu", num_workers=1).micro_batch_tokens
     (found,) = [a for a in plan_of(load, device=device).cost.assumptions if a.name == "passes"]
     assert found.value == f"{trained} tokens in training, {scored} in scoring"
+
+
+def only(kept: str) -> str:
+    """Return a study's `measures` that ask for one thing, on 50 neutral texts."""
+    names = ("dataset", "description", "overlap", "drift", "likelihoods", "forgetting")
+    wishes = dict.fromkeys((*names, "representations", "spectrum"), "false") | {kept: "last"}
+    asked = ", ".join(f"{name}: {wish}" for name, wish in wishes.items() if name)
+    return f"measures: {{{asked}, similarity: [], texts: {{name: neutral, limit: 50}}}}"
+
+
+def test_what_base_models_keep_for_measures_counts_on_the_disk(load: Load) -> None:
+    def measured(kept: str) -> int:
+        study = load(BLOCK % "full", BIG, more=only(kept))
+        return make_plan(study, device="h100").cost.measures_bytes
+
+    study = load(BLOCK % "full", BIG)
+    cards = [CostModel(study, "h100").card(model.spec) for model in study.models]
+    tokens = 50 * find_texts("neutral").tokens_per_text
+    states = sum(50 * (card.layers + 1) * 2 * 4 * card.hidden_size for card in cards)
+    vectors = sum(min(4 * matmul_weights(card), 16 << 30) for card in cards)
+    assert measured("") == 0
+    assert measured("forgetting") == pytest.approx(2 * tokens * (8 * 1024 + 12), rel=0.01)
+    assert measured("representations") == pytest.approx(states, rel=0.01)
+    assert measured("spectrum") == pytest.approx(vectors, rel=0.01)
+
+
+def test_comparing_hidden_states_reads_what_the_benchmark_asks(load: Load) -> None:
+    costs = []
+    for name in ("humaneval", "boolq"):
+        asked = ("  - {file: bench.yaml}", f"  - {name}")
+        study = load(BLOCK % "full", BIG, asked, more="measures: {similarity: [hidden]}")
+        plan = make_plan(study, device="h100")
+        costs.append(max(p.cost.measure.likely for p in plan.jobs if p.job.kind == "similarity"))
+    few, many = (find_benchmark(name).items for name in ("humaneval", "boolq"))
+    assert few < 1000 < 2000 < many
+    assert 1.5 * costs[0] < costs[1]
 
 
 def test_a_model_without_a_size_is_guessed_and_named(load: Load) -> None:
@@ -234,7 +270,8 @@ def test_a_guessed_size_refuses_no_plan(load: Load) -> None:
     assert check_disk(cost, 10**9) is None
     refused = check_disk(cost, 10**6)
     assert refused is not None
-    assert refused.startswith("the plan needs 0.0 GB on the disk (0.0 GB of them weights), beside ")
+    # What m1 and m2 keep of neutral texts does not rest on their size; m1's share of it is stated.
+    assert refused.startswith("the plan needs 0.1 GB on the disk (0.0 GB of them weights), beside ")
     assert "beside what m2 of unknown size will need" in refused
 
 

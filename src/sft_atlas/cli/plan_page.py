@@ -94,7 +94,7 @@ def plan_page(
             f"\ntokens: {_count(cost.trained_tokens)} trained, "
             f"{_count(cost.scored_tokens)} scored, at most {_count(cost.decoded_tokens)} decoded\n"
             f"disk: {_bytes(cost.peak_disk_bytes)} at the most, {_bytes(cost.weights_bytes)} of it "
-            f"weights; {_bytes(free_bytes)} free"
+            f"weights, {_bytes(cost.measures_bytes)} measures; {_bytes(free_bytes)} free"
         ),
     ]
     if cost.judge_requests:
@@ -142,6 +142,7 @@ def _cost_json(cost: PlanCost, study: Study) -> dict[str, Any]:
             "usd": _judge_usd(cost, study),
         },
         "weights_bytes": cost.weights_bytes,
+        "measures_bytes": cost.measures_bytes,
         "disk_bytes": cost.disk_bytes,
         "peak_disk_bytes": cost.peak_disk_bytes,
         "guessed_sizes": list(cost.guessed_sizes),

@@ -13,8 +13,9 @@ from sft_atlas.study.assumed import all_assumptions
 from sft_atlas.study.assumption import NOTHING, Assumption, Range
 from sft_atlas.study.cost import CostModel, JobCost
 from sft_atlas.study.job import EvaluateJob, GradeJob, Job, PrepareJob, TrainJob
+from sft_atlas.study.measure import CellMeasure, SpectrumMeasure
 from sft_atlas.study.questions import JUDGEMENT_TOKENS, judge_prompt_tokens, questions_of
-from sft_atlas.study.spec import BenchmarkSpec, MethodSpec, ModelSpec
+from sft_atlas.study.spec import BenchmarkSpec, CellSpec, MethodSpec, ModelSpec
 
 BASE = "base"
 """What stands for the method of a base model."""
@@ -67,7 +68,9 @@ class PlanCost:
     stated_weights_bytes: int
     """The part of them that rests on no guessed size."""
     disk_bytes: int
-    """Weights, scores, tokenised rows and kept checkpoints, when all is done."""
+    """Weights, scores, measures, tokenised rows and kept checkpoints, when all is done."""
+    measures_bytes: int
+    """The part of it that is measures, and what base models keep for them."""
     peak_disk_bytes: int
     """The same and two checkpoints of the largest run of each worker, while running."""
     stated_peak_disk_bytes: int
@@ -96,7 +99,7 @@ def total_cost(
     tally = _Tally(model)
     for job, cost in jobs:
         tally.add(job, cost)
-    disk = tally.weights + tally.checkpoints + tally.rows + tally.scores
+    disk = tally.weights + tally.checkpoints + tally.rows + tally.scores + tally.measures
     stated_disk = disk - tally.guessed_bytes
     return PlanCost(
         device=model.device.name,
@@ -116,6 +119,7 @@ def total_cost(
         weights_bytes=tally.weights,
         stated_weights_bytes=tally.weights - tally.guessed_weights,
         disk_bytes=disk,
+        measures_bytes=tally.measures,
         peak_disk_bytes=disk + num_workers * 2 * tally.largest_checkpoint,
         stated_peak_disk_bytes=stated_disk + num_workers * 2 * tally.largest_stated_checkpoint,
         guessed_sizes=tuple(tally.guessed),
@@ -160,6 +164,8 @@ class _Tally:
         self.trained_tokens = self.scored_tokens = self.decoded_tokens = 0.0
         self.judge_requests, self.judge_prompt_tokens = 0, 0.0
         self.weights = self.checkpoints = self.rows = self.scores = self.largest_checkpoint = 0
+        self.measures = 0
+        self.decomposed: set[str] = set()
         self.guessed_weights = self.guessed_bytes = self.largest_stated_checkpoint = 0
         self.guessed: dict[str, None] = {}
         study = model.study
@@ -177,11 +183,14 @@ class _Tally:
             if job.cell.trajectory is not None:
                 method = job.cell.trajectory.method.name
             self._add_scores(job.cell.model, job.benchmarks, 1)
+            self._add_measures(job.cell, job.measures)
         elif isinstance(job, GradeJob):
             self._add_judgements(job.benchmarks)
         elif isinstance(job, PrepareJob):
             tokens = job.num_samples * self.model.sample_tokens(job.dataset)
             self.rows += round(4 * tokens + 20 * job.num_samples)
+        else:
+            self.measures += self.model.measure_sizes.job(job)
         kinds = self.seconds[method]
         for kind, seconds in (
             ("prepare", cost.prepare),
@@ -215,6 +224,19 @@ class _Tally:
         else:
             self.largest_stated_checkpoint = max(self.largest_stated_checkpoint, checkpoint)
         self._add_scores(spec, job.benchmarks, len(job.keep_epochs))
+        for cell in job.cells:
+            self._add_measures(cell, job.measures_of(cell))
+
+    def _add_measures(self, cell: CellSpec, measures: Sequence[CellMeasure]) -> None:
+        sizes = self.model.measure_sizes
+        num_bytes = sizes.cell(cell, measures)
+        is_decomposed = any(isinstance(measure, SpectrumMeasure) for measure in measures)
+        if is_decomposed and cell.model.name not in self.decomposed:
+            self.decomposed.add(cell.model.name)
+            num_bytes += sizes.vectors(cell.model)
+        self.measures += num_bytes
+        if self.model.is_guessed(cell.model):
+            self.guessed_bytes += num_bytes
 
     def _add_scores(
         self, spec: ModelSpec, benchmarks: Sequence[BenchmarkSpec], num_cells: int

@@ -26,6 +26,7 @@ from sft_atlas.study.job import (
     UpdatesJob,
 )
 from sft_atlas.study.measure_cost import MeasureCost
+from sft_atlas.study.measure_size import MeasureSize
 from sft_atlas.study.model_folder import sized_card
 from sft_atlas.study.passes import MICRO_BATCH_TOKENS
 from sft_atlas.study.questions import Questions, questions_of
@@ -82,6 +83,7 @@ class CostModel:
         self._data_tokens: dict[str, float] = {}
         self._train_jobs: dict[tuple[object, ...], JobCost] = {}
         self.measures = MeasureCost(self)
+        self.measure_sizes = MeasureSize(self)
 
     def job(self, job: Job) -> JobCost:
         """Return what a job costs; what needs no device has no device seconds."""
@@ -152,7 +154,7 @@ class CostModel:
 
     def loading(self, model: ModelSpec) -> Range:
         """Return the seconds of beginning a job and bringing a base model into memory."""
-        return self.once(("load", model.name), self._load, model)
+        return self.once(("load", model.name), self.loading_in, model)
 
     def questions(self, benchmark: StudyBenchmark) -> Questions:
         """Return how much a scorable benchmark asks."""
@@ -220,7 +222,7 @@ class CostModel:
         traffic = moved / (device.bandwidth * scenario.bandwidth_fraction)
         seconds = epochs * (self.machine.overlapped(compute, issue) + traffic)
         saved = num_kept * self.cell_bytes(model, method) / scenario.save_bytes_per_second
-        load = self._load(model, scenario)
+        load = self.loading_in(model, scenario)
         return seconds * (1 + scenario.checkpoint_fraction) + saved + load
 
     def _scores(
@@ -244,9 +246,10 @@ class CostModel:
         machine = Machine(self.device, self.device.float32_flops)
         reading = Reading(job.num_samples, length, 0.0, length)
         scoring = reading_seconds(reading, self.card(job.model), machine, scenario)
-        return scoring + self._load(job.model, scenario)
+        return scoring + self.loading_in(job.model, scenario)
 
-    def _load(self, model: ModelSpec, scenario: Scenario) -> float:
+    def loading_in(self, model: ModelSpec, scenario: Scenario) -> float:
+        """Return `loading` in one scenario."""
         num_bytes = 2 * self.card(model).parameters
         return scenario.job_seconds + num_bytes / scenario.load_bytes_per_second
 
