@@ -22,6 +22,7 @@ max_tokens: 64
 precision: float32
 methods: {METHODS}
 blocks: {single: {data: each, samples: 16, schedule: constant, epochs: 1}}
+measures: {description: false, similarity: [], forgetting: false, representations: false}
 """
 FULL = "full: {learning_rate: 1.0e-3, batch_samples: 8}"
 IDLE = "idle: {learning_rate: 1.0e-30, batch_samples: 8, rank: 2, alpha: 4}"

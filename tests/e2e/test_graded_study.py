@@ -28,7 +28,8 @@ benchmarks:
 {more}
 max_tokens: 128
 precision: float32
-measures: {{dataset: false, drift: false}}
+measures: {{dataset: false, drift: false, description: false, similarity: [], likelihoods: false, forgetting: false,
+  representations: false}}
 methods:
   full: {{learning_rate: 5.0e-4, batch_samples: 8}}
 blocks:
@@ -153,7 +154,9 @@ def test_items_are_added_for_all_cells_alike_until_gains_are_sure(tmp_path: Path
     study.write_text(
         "study: sure\nmodels: [mini-llama]\ndatasets: [mini-math]\nprecision: float32\n"
         "benchmarks: [{name: mini-reasoning-choice, limit: 20}, {name: mini-math, limit: 10}]\n"
-        "measures: {dataset: false, drift: false, overlap: false}\nmax_tokens: 64\n"
+        "measures: {dataset: false, drift: false, overlap: false, description: false,"
+        " similarity: [], likelihoods: false, forgetting: false, representations: false}\n"
+        "max_tokens: 64\n"
         "methods: {full: {learning_rate: 5.0e-4, batch_samples: 8}}\n"
         "blocks: {one: {data: each, samples: 24, schedule: constant, epochs: 2, keep: every}}\n"
     )

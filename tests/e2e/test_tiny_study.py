@@ -31,6 +31,7 @@ methods:
 blocks:
   single: {data: each, samples: 40, schedule: constant, epochs: 3, keep: [1, 3]}
   merged: {data: all, samples: 20, schedule: cosine, methods: [full], epochs: 2, keep: last}
+measures: {likelihood_items: 5, updates: true, texts: {name: mini-texts, limit: 34}}
 """
 
 
@@ -82,6 +83,15 @@ def test_measures_are_there_for_each_cell_and_dataset(undisturbed: tuple[Path, P
         for data in ("mini-math", "mini-instruction")
     }
     assert (tables.datasets["answer_nll"] > 0).all()
+    assert set(tables.descriptions["data"]) == {"mini-math", "mini-instruction"}
+    assert len(tables.similarities) == 2 * 2
+    assert tables.vectors is not None
+    assert len(tables.vectors.cells) == 18 + 2 and not tables.vectors.missing
+    assert tables.forgetting["cell"].nunique() == 18
+    assert (tables.forgetting["kl_per_token"] > 0).all()
+    last = 2 * (2 * 2 + 1)
+    assert tables.representations["cell"].nunique() == last + 2
+    assert tables.updates.query("scope == 'model'").shape[0] == 2 * 5 * 4 // 2
     assert tables.curves["trajectory"].nunique() == 10
 
 
@@ -134,7 +144,10 @@ def test_two_coordinators_share_the_work(undisturbed: tuple[Path, Path], tmp_pat
 def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     study, store = tmp_path / "hot.yaml", tmp_path / "store"
     text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, weight_decay: 10.0")
-    study.write_text(text.replace("models: [mini-llama, mini-seed]", "models: [mini-llama]"))
+    text = text.replace("models: [mini-llama, mini-seed]", "models: [mini-llama]")
+    # At this rate nothing finite can be measured of the first epoch either.
+    unmeasured = "measures: {likelihoods: false, forgetting: false, representations: false}"
+    study.write_text(text[: text.index("measures:")] + unmeasured)
     done = run_command("run", study, "--store", store)
     status = sft_atlas.status(study, store=store)
     single = next(block for block in status.blocks if block.block == "single")

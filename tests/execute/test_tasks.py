@@ -52,7 +52,8 @@ def fail(store: Store, job: str) -> None:
 
 def test_everything_missing_is_taken(plan: Plan, store: Store) -> None:
     found = kinds(select_tasks(plan, store))
-    assert found == {"prepare": 4, "measure": 4, "train": 10, "evaluate": 2, "overlap": 2}
+    texts = {"overlap": 2, "describe": 2, "similarity": 2}
+    assert found == {"prepare": 4, "measure": 4, "train": 10, "evaluate": 2} | texts
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,9 @@ def test_a_word_that_names_nothing_is_refused(plan: Plan, store: Store) -> None:
         select_tasks(plan, store, ["mini-lama"])
     assert str(caught.value) == (
         f"--only mini-lama: names nothing of {plan.study.path}; expected the first 6 or more "
-        "characters of a cell, or one of all, both, evaluate, failed, full, grade, lora, measure, "
-        "mini-code, mini-llama, mini-math, mini-seed, one, overlap, train."
+        "characters of a cell, or one of all, both, describe, evaluate, failed, full, grade, lora, "
+        "measure, mini-code, mini-llama, mini-math, mini-seed, one, overlap, similarity, train, "
+        "updates."
     )
 
 
@@ -141,7 +143,9 @@ def test_what_failed_holds_back_all_that_waits_for_it(judged: Path, store: Store
     fail(store, prepare.fingerprint)
     selection = select_tasks(plan, store)
     # The run waits for its rows, and the grades of its two cells for the run.
-    assert {task.job.kind for task in selection.tasks} == {"evaluate", "grade", "overlap"}
+    assert {task.job.kind for task in selection.tasks} == {
+        *("evaluate", "grade", "overlap", "describe", "similarity"),
+    }
     assert kinds(selection)["grade"] == 1
     assert selection.num_failed_before == len({"measure", "train"}) + 2
 
