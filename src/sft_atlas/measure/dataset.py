@@ -156,7 +156,7 @@ def _summary(table: pa.Table) -> dict[str, Any]:
         **sums,
         "num_samples": table.num_rows,
         "mean_tokens": sums["num_tokens"] / table.num_rows,
-        **_sample_means(columns),
+        **_spread(columns),
         **_difficulty(columns),
         "tokens_per_word": _ratio(sums["text_tokens"], num_words),
         "bytes_per_token": _ratio(num_bytes, sums["text_tokens"]),
@@ -164,10 +164,10 @@ def _summary(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def _sample_means(columns: dict[str, Floats]) -> dict[str, float | None]:
-    """Return means over samples, each sample weighing the same; those without a token, or byte,
-    have no share in the mean."""
-    means = {}
+def _spread(columns: dict[str, Floats]) -> dict[str, float | None]:
+    """Return means over samples, each sample weighing the same, and quantiles of perplexities;
+    samples without a token, or byte, have no share in them."""
+    means: dict[str, float | None] = {}
     for part in ("answer", "prompt", "whole"):
         nll, num_tokens, num_bytes = (
             columns[f"answer_{name}"] + columns[f"prompt_{name}"]
@@ -175,23 +175,24 @@ def _sample_means(columns: dict[str, Floats]) -> dict[str, float | None]:
             else columns[f"{part}_{name}"]
             for name in ("nll", "tokens", "bytes")
         )
-        means[f"{part}_nll_per_token_mean"] = _mean(_ratios(nll, num_tokens))
+        per_token = _ratios(nll, num_tokens)
+        perplexities = np.exp(per_token[~np.isnan(per_token)])
+        means[f"{part}_nll_per_token_mean"] = _mean(per_token)
+        means[f"{part}_ppl_mean"] = _mean(perplexities)
+        means |= name_quantiles(f"{part}_ppl", perplexities)
         means[f"{part}_bits_per_byte_mean"] = _mean(_ratios(nll / np.log(2), num_bytes))
     return means
 
 
 def _difficulty(columns: dict[str, Floats]) -> dict[str, float | None]:
-    """Return instruction-following difficulty and the quantiles of answers' perplexities."""
+    """Return instruction-following difficulty, its mean and median over samples."""
     given = _ratios(columns["answer_nll"], columns["answer_tokens"])
     bare = _ratios(columns["bare_answer_nll"], columns["bare_answer_tokens"])
-    perplexities = np.exp(given[~np.isnan(given)])
     ratios = np.exp(given - bare)
     ratios = ratios[~np.isnan(ratios)]
     return {
         "ifd": _mean(ratios),
         "ifd_median": float(np.median(ratios)) if len(ratios) else None,
-        "answer_ppl_mean": _mean(perplexities),
-        **name_quantiles("answer_ppl", perplexities),
     }
 
 
