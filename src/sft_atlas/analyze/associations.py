@@ -105,7 +105,7 @@ def associations(
     for (setting, method), part in points.groupby(["setting", "method"], sort=False):
         for benchmark, rows in _by_benchmark(part).items():
             place = {"setting": setting, "method": method, "benchmark": benchmark}
-            shared: dict[bytes, Sides] = {}
+            shared: dict[bytes, tuple[Sides, Ints]] = {}
             for predictor in predictors:
                 if not predictor.is_main and benchmark != AVERAGE:
                     continue
@@ -115,11 +115,12 @@ def associations(
                 data = points_of(rows[known], predictor.key)
                 key = known.tobytes()
                 if key not in shared:
-                    shared[key] = gain_sides(data, num_resamples=num_resamples, seed=seed)
-                shuffled = _shuffled_x(data, num_permutations=num_permutations, seed=seed)
+                    sides = gain_sides(data, num_resamples=num_resamples, seed=seed)
+                    shared[key] = sides, _shuffles(data, num_permutations, seed)
+                sides, places = shared[key]
                 results += [
                     {**place, "predictor": predictor.key, **answer}
-                    for answer in _answers(data, shared[key], shuffled)
+                    for answer in _answers(data, sides, _shuffled_x(data, places))
                 ]
     return _with_adjusted(pd.DataFrame(results, columns=list(_COLUMNS)))
 
@@ -229,20 +230,33 @@ def _demeaned(values: Floats, data: Points, weights: Floats, variant: str) -> Fl
     return demean(values, group * (int(data.benchmarks.max()) + 1) + data.benchmarks, weights)
 
 
-def _shuffled_x(data: Points, *, num_permutations: int, seed: int) -> Floats:
-    """x under random relabelling of models and of datasets, (permutations, rows); NaN where not
-    measured. Benchmarks keep their labels.
+def _shape(data: Points) -> tuple[int, int, int]:
+    models, datasets, benchmarks = (
+        int(code.max()) + 1 for code in (data.models, data.datasets, data.benchmarks)
+    )
+    return models, datasets, benchmarks
+
+
+def _shuffles(data: Points, num_permutations: int, seed: int) -> Ints:
+    """Place of each row's property in a table (models, datasets, benchmarks) under random
+    relabelling of models and of datasets, (permutations, rows). Benchmarks keep their labels.
     """
     rng = np.random.default_rng([seed, 0x9E])
-    shape = tuple(int(code.max()) + 1 for code in (data.models, data.datasets, data.benchmarks))
-    table = np.full(shape, np.nan)
+    num_models, num_datasets, num_benchmarks = _shape(data)
+    places = np.empty((num_permutations, data.x.size), dtype=np.int64)
+    for number in range(num_permutations):
+        models = rng.permutation(num_models)[data.models]
+        datasets = rng.permutation(num_datasets)[data.datasets]
+        places[number] = (models * num_datasets + datasets) * num_benchmarks + data.benchmarks
+    return places
+
+
+def _shuffled_x(data: Points, places: Ints) -> Floats:
+    """x under random relabelling, (permutations, rows); NaN where not measured."""
+    table = np.full(_shape(data), np.nan)
     table[data.models, data.datasets, data.benchmarks] = data.x
-    rows = []
-    for _ in range(num_permutations):
-        models = rng.permutation(shape[0])[data.models]
-        datasets = rng.permutation(shape[1])[data.datasets]
-        rows.append(table[models, datasets, data.benchmarks])
-    return np.array(rows)
+    shuffled: Floats = table.ravel()[places]
+    return shuffled
 
 
 def _with_adjusted(table: pd.DataFrame) -> pd.DataFrame:
