@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinators import digests
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.session import Worker
 from sft_atlas.execute.tasks import select_tasks
@@ -14,7 +15,7 @@ from sft_atlas.execute.worker import serve
 from sft_atlas.store.inventory import read_inventory
 from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.study.job import JOB
+from sft_atlas.study.job import JOB, Job
 from sft_atlas.study.loader import load_study
 from sft_atlas.study.plan import make_plan
 
@@ -25,13 +26,26 @@ datasets: [mini-math]
 benchmarks: [{name: mini-math, limit: 4}, {name: mini-reasoning-choice, limit: 4}]
 max_tokens: 48
 precision: float32
-methods: {lora: {learning_rate: 3.0e-3, batch_samples: 8, rank: 2, alpha: 4}}
+methods: {METHOD}
 blocks: {single: {data: each, samples: 8, schedule: constant, epochs: 2, keep: every}}
 measures:
   {dataset: false, description: false, overlap: false, similarity: [],
    likelihood_items: 4, MEASURES}
 """
 OWN = "texts: {name: ours, path: ours.jsonl}"
+METHODS = {
+    "lora": "lora: {learning_rate: 3.0e-3, batch_samples: 8, rank: 2, alpha: 4}",
+    "full": "full: {learning_rate: 3.0e-4, batch_samples: 8}",
+}
+QUIZ = """
+name: quiz
+kind: generate
+items: {path: quiz.jsonl}
+prompt: "{q}"
+answer: "{a}"
+metric: exact_match
+max_new_tokens: 4
+"""
 ROWS = [f"the {i} of one is {i + 1} , and two is {2 * i} ." for i in range(24)]
 
 Events = list[dict[str, str]]
@@ -46,21 +60,25 @@ def write_texts(folder: Path, rows: Sequence[str]) -> None:
     (folder / "ours.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
 
 
-def write_study(folder: Path, measures: str = OWN) -> Path:
+def write_study(folder: Path, measures: str = OWN, *, method: str = "lora") -> Path:
     path = folder / "one.yaml"
-    path.write_text(STUDY.replace("MEASURES", measures))
+    path.write_text(STUDY.replace("MEASURES", measures).replace("METHOD", METHODS[method]))
     return path
 
 
 def do_missing(study: Path, store: Store, *only: str) -> Events:
     """Do in this process what a worker would be given, and return what it says of each job."""
-    tasks = select_tasks(make_plan(load_study(study), read_inventory(store)), store, only).tasks
+    plan = make_plan(load_study(study), read_inventory(store))
+    return do_jobs([task.job for task in select_tasks(plan, store, only).tasks], store)
+
+
+def do_jobs(jobs: Sequence[Job], store: Store) -> Events:
     placement = Placement(device="cpu", num_workers=1)
-    worker = Worker(store=store, placement=placement, events=io.StringIO())
-    serve(worker, io.StringIO("".join(JOB.dump_json(t.job).decode() + "\n" for t in tasks)))
-    assert isinstance(worker.events, io.StringIO)
-    events = [json.loads(line) for line in worker.events.getvalue().splitlines()]
-    return [event for event in events if event["kind"] in ("done", "failed")]
+    events = io.StringIO()
+    lines = "".join(JOB.dump_json(job).decode() + "\n" for job in jobs)
+    serve(Worker(store=store, placement=placement, events=events), io.StringIO(lines))
+    said = [json.loads(line) for line in events.getvalue().splitlines()]
+    return [event for event in said if event["kind"] in ("done", "failed")]
 
 
 def status_of(study: Path, store: Store) -> Status:
@@ -100,4 +118,58 @@ def test_texts_that_cannot_be_read_cost_neither_training_nor_scores(
     write_texts(tmp_path, ROWS)
     assert {event["kind"] for event in do_missing(study, store)} == {"done"}
     assert published(store) | {"forgetting": 3, "representation": 2} == published(store)
+    assert not status_of(study, store).failures
+
+
+def test_a_missing_benchmark_file_costs_its_own_scores_and_the_vectors(
+    tmp_path: Path, store: Store
+) -> None:
+    (tmp_path / "quiz.jsonl").write_text('{"q": "1 + 1", "a": "2"}\n' * 5)
+    (tmp_path / "quiz.yaml").write_text(QUIZ)
+    write_texts(tmp_path, ROWS)
+    study = write_study(tmp_path)
+    study.write_text(study.read_text().replace("benchmarks: [", "benchmarks: [{file: quiz.yaml}, "))
+    plan = make_plan(load_study(study))
+    (tmp_path / "quiz.jsonl").write_text('{"q": "1 + 1"}\n' * 5)
+    do_jobs([planned.job for planned in plan.jobs], store)
+    made = published(store)
+    assert (made["cell"], made["scores"], made["forgetting"], made["drift"]) == (2, 6, 3, 2)
+    assert "likelihood" not in made
+    (failure,) = {failure.message for failure in read_status(plan, store).failures}
+    assert "quiz.jsonl" in failure
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_measuring_changes_no_bit_of_what_is_trained_and_scored(
+    tmp_path: Path, method: str
+) -> None:
+    write_texts(tmp_path, ROWS)
+    nothing = "drift: false, likelihoods: false, forgetting: false, representations: false"
+    made = []
+    for name, measures in (("plain", nothing), ("measured", f"spectrum: every, {OWN}")):
+        store = open_store(tmp_path / name, create=True)
+        do_missing(write_study(tmp_path, measures, method=method), store)
+        made.append(digests(store.layout.root))
+    plain, measured = made
+    assert sum(name.startswith("measures/") for name in measured) == 2 + 2 + 3 + 3 + 2
+    assert sum(name.startswith("cells/") for name in plain) == 2
+    assert plain.items() <= measured.items()
+
+
+def test_what_was_found_damaged_is_made_anew_by_the_next_run(tmp_path: Path, store: Store) -> None:
+    write_texts(tmp_path, ROWS)
+    study = write_study(tmp_path)
+    plan = make_plan(load_study(study))
+    (base,) = [planned.job for planned in plan.jobs if planned.job.kind == "evaluate"]
+    do_jobs([base], store)
+    (stored,) = store.layout.measures.glob("*/*/nll.npy")
+    content = bytearray(stored.read_bytes())
+    content[-1] ^= 1
+    stored.write_bytes(content)
+    do_jobs([planned.job for planned in plan.jobs], store)
+    (failure,) = {failure.message for failure in read_status(plan, store).failures}
+    assert "nll.npy: differs from the digest in its record" in failure
+    assert published(store)["cell"] == 2
+    assert len(list(store.layout.quarantine.iterdir())) == 1
+    assert {event["kind"] for event in do_missing(study, store)} == {"done"}
     assert not status_of(study, store).failures

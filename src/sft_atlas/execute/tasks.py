@@ -77,12 +77,18 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
 
 
 def _failed(plan: Plan, store: Store) -> set[str]:
-    """Return the jobs that failed as they are now; a corrected study asks for another job."""
+    """Return the jobs that failed as they are now and would fail again.
+
+    A corrected study asks for another job, and what was found damaged has been set aside since.
+    """
     names = list_names(store.layout.failures)
     wishes = {p.job.fingerprint: p.job for p in plan.jobs}
     for name in names & wishes.keys():
         record = store.find(store.layout.failure(name))
-        if record is not None and record.spec and record.spec != payload(wishes[name]):
+        if record is None:
+            continue
+        is_other = record.spec and record.spec != payload(wishes[name])
+        if is_other or record.result["kind"] == "damaged":
             names.remove(name)
     return names
 
