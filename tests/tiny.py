@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from sft_atlas.data.batches import TrainingRows
@@ -62,6 +62,26 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<pad>"
     )
+
+
+def build_byte_tokenizer(corpus: str = "", *, size: int = 257) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer as GPT-2's, its merges learned from `corpus`; `</s>` is 0.
+
+    Of 257 entries none is a merge: a token is a byte.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [corpus],
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=["</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
 def save_base(folder: Path, architecture: str = "llama", **extra: Any) -> ModelSpec:

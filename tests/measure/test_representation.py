@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import special_ortho_group
 
+from sft_atlas.data.texts import load_texts
 from sft_atlas.errors import DataError, StoreError
 from sft_atlas.measure import representation
 from sft_atlas.measure.alignment import debiased_cka, procrustes_distance
@@ -26,8 +27,15 @@ from sft_atlas.model.load import BaseModel, load_base
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.measure import RepresentationMeasure, TextFile
-from sft_atlas.study.spec import CellSpec, Source
-from tiny import VOCAB_SIZE, build_job, build_tokenizer, save_base
+from sft_atlas.study.spec import CellSpec, ModelSpec, Source
+from tiny import (
+    VOCAB_SIZE,
+    build_byte_tokenizer,
+    build_job,
+    build_model,
+    build_tokenizer,
+    save_base,
+)
 
 NUM_TEXTS = 80
 
@@ -90,8 +98,9 @@ def test_the_tables_hold_what_the_estimators_say_of_the_stored_states(
     disturb(base)
     measure_cell(store, base, cell, measure)
     folder = store.layout.measure(root.fingerprint, measure.fingerprint)
-    states = np.load(folder / "states.npy")
-    assert states.shape == (3, 2, NUM_TEXTS, 32)
+    assert record.result["poolings"] == ["last", "mean"]
+    states = {name: np.load(folder / f"states_{name}.npy") for name in ("last", "mean")}
+    assert {values.shape for values in states.values()} == {(3, NUM_TEXTS, 32)}
     assert record.result["num_texts"] == NUM_TEXTS
     rows = read(store, root, measure, "representation")
     assert [(row["layer"], row["pooling"]) for row in rows] == [
@@ -100,7 +109,7 @@ def test_the_tables_hold_what_the_estimators_say_of_the_stored_states(
     assert [row["position"] for row in rows[::2]] == [0, 0.5, 1]
     scans = read(store, root, measure, "scan")
     for row in rows[2:]:
-        points = states[row["layer"], ["last", "mean"].index(row["pooling"])]
+        points = states[row["pooling"]][row["layer"]]
         distances = find_neighbours(points, NUM_TEXTS - 1).distances
         assert (row["num_points"], row["num_duplicates"]) == (NUM_TEXTS, 0)
         assert (row["num_layers"], row["dimension"]) == (2, 32)
@@ -119,7 +128,7 @@ def test_the_tables_hold_what_the_estimators_say_of_the_stored_states(
         ]
         assert [s["gride"] for s in own if s["n1"] == n1] == [row["gride"]]
         assert {scan["num_points"] for scan in own} == {NUM_TEXTS}
-    assert not (store.layout.measure(cell.fingerprint, measure.fingerprint) / "states.npy").exists()
+    assert not list(store.layout.measure(cell.fingerprint, measure.fingerprint).glob("*.npy"))
 
 
 def test_a_cell_is_compared_with_its_base(tmp_path: Path, base: BaseModel, store: Store) -> None:
@@ -219,6 +228,11 @@ def test_a_cell_is_measured_once_and_gives_the_same_record_again(
     assert measure_cell(store, base, root, measure) == first
 
 
+def by_pooling(states: np.ndarray) -> dict[str, np.ndarray]:
+    """Take (layers, poolings, points, dimension) apart."""
+    return {"last": states[:, 0], "mean": states[:, 1]}
+
+
 def draw_layers(dimensions: list[int], num_texts: int = 400) -> np.ndarray:
     """States of planted dimension in 40: (layers, poolings, texts, 40), float32."""
     layers = []
@@ -233,11 +247,12 @@ def draw_layers(dimensions: list[int], num_texts: int = 400) -> np.ndarray:
 
 def test_a_planted_rise_of_dimension_is_found_in_its_layer() -> None:
     base, tuned = draw_layers([1, 2, 2, 2]), draw_layers([1, 2, 2, 4])
-    before, after = (profile_states(states)[0] for states in (base, tuned))
+    before, after = (profile_states(by_pooling(states))[0] for states in (base, tuned))
     differences = [b["gride"] - a["gride"] for a, b in zip(before, after, strict=True)]
     assert differences[:6] == [0] * 6
     assert min(differences[6:]) > 1
-    likeness = [row["cka"] for row in profile_states(tuned, base=base)[0]]
+    compared = profile_states(by_pooling(tuned), base=by_pooling(base))[0]
+    likeness = [row["cka"] for row in compared]
     assert likeness[:6] == pytest.approx([1] * 6)
     assert max(likeness[6:]) < 0.1
 
@@ -253,8 +268,8 @@ def test_groups_and_the_dimension_within_them_are_found() -> None:
 
 
 def test_a_layer_without_spread_has_reasons_for_all_that_is_missing() -> None:
-    base = draw_layers([2, 2])
-    rows, scans, curves = profile_states(np.ones_like(base[:, :, :50]), base=base[:, :, :50])
+    base = draw_layers([2, 2], 50)
+    rows, scans, curves = profile_states(by_pooling(np.ones_like(base)), base=by_pooling(base))
     assert rows[0]["reason"] == (
         "1 of 50 texts have different states; the estimators need at least 32; no likeness: "
         "states: all 50 texts have the same one; expected states that differ. Choose another "
@@ -329,10 +344,163 @@ def test_states_with_more_dimensions_than_texts_are_described_alike() -> None:
     narrow = draw_layers([2, 3], 150)
     other = narrow + 0.05 * draw_layers([3, 2], 150)
     axes = np.linalg.qr(np.random.default_rng(9).standard_normal((500, 40)))[0].T
-    rows = profile_states(narrow.astype(np.float64), base=other.astype(np.float64))[0]
-    wide = profile_states(narrow @ axes, base=other @ axes)[0]
+    rows = profile_states(
+        by_pooling(narrow.astype(np.float64)), base=by_pooling(other.astype(np.float64))
+    )[0]
+    wide = profile_states(by_pooling(narrow @ axes), base=by_pooling(other @ axes))[0]
     for row, same in zip(rows, wide, strict=True):
         assert same["dimension"] == 500
         assert same["num_clusters"] == row["num_clusters"]
         for name in ("two_nn", "mle", "gride", "within_dimension", "cka", "procrustes"):
             assert same[name] == pytest.approx(row[name], rel=1e-6), name
+
+
+SENTENCES = (" Rain {} falls.", " It is {}.5 m deep?", "雨は{}。", "「{}。」", "\nA line: {}!")
+CORPUS = "".join(sentence.format("1 2 3") for sentence in SENTENCES)
+
+
+@pytest.fixture
+def byte_base(tmp_path: Path) -> BaseModel:
+    """A random model that reads bytes and what is merged of them."""
+    folder = tmp_path / "bytes"
+    build_model(vocab_size=320, eos_token_id=0).save_pretrained(folder)
+    build_byte_tokenizer(CORPUS, size=320).save_pretrained(folder)
+    return load_base(ModelSpec(name="bytes", source=Source(path=folder)))
+
+
+def measure_sentences(
+    store: Store, base: BaseModel, cell: CellSpec, measure: RepresentationMeasure
+) -> Record:
+    tokenizer = build_byte_tokenizer(CORPUS, size=320)
+    return measure_representation(store, cell, measure, model=base.model, tokenizer=tokenizer)
+
+
+def draw_sentences(num_texts: int, most: int = 4) -> list[list[str]]:
+    """Texts of 1 to `most` sentences, no two of which are equal."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, most + 1, size=num_texts)
+    return [
+        [SENTENCES[rng.integers(len(SENTENCES))].format(10 * i + j) for j in range(size)]
+        for i, size in enumerate(sizes)
+    ]
+
+
+def write_sentences(
+    folder: Path, texts: list[list[str]], max_tokens: int = 256
+) -> RepresentationMeasure:
+    path = folder / "sentences.jsonl"
+    path.write_text("".join(json.dumps({"text": "".join(text)}) + "\n" for text in texts))
+    source = TextFile(source=Source(path=path), name="t")
+    return RepresentationMeasure(texts=source, max_tokens=max_tokens)
+
+
+def pool_by_hand(
+    base: BaseModel, measure: RepresentationMeasure, texts: list[list[str]]
+) -> np.ndarray:
+    """Read one text at a time and average what lies in each of its sentences, in float64."""
+    tokenizer = build_byte_tokenizer(CORPUS, size=320)
+    pieces = {"".join(text): text for text in texts}
+    points = []
+    for text in load_texts(measure.texts):
+        made = tokenizer(text.answer, return_offsets_mapping=True, add_special_tokens=False)
+        ids = [0, *made["input_ids"]][: measure.max_tokens]
+        with torch.no_grad():
+            output = base.model(torch.tensor([ids]), output_hidden_states=True)
+        layers = torch.stack(output.hidden_states)[:, 0, 1:].double().numpy()
+        start = 0
+        for piece in pieces[text.answer]:
+            stop = start + len(piece)
+            places = [
+                place
+                for place, (first, _) in enumerate(made["offset_mapping"][: len(ids) - 1])
+                if start <= first < stop
+            ]
+            if places:
+                points.append(layers[:, places].mean(axis=1))
+            start = stop
+    return np.stack(points, axis=1)
+
+
+@pytest.mark.parametrize("max_tokens", [256, 18])
+def test_each_sentence_that_was_read_is_a_point(
+    tmp_path: Path, byte_base: BaseModel, store: Store, max_tokens: int
+) -> None:
+    texts = draw_sentences(40)
+    measure = write_sentences(tmp_path, texts, max_tokens)
+    root, cell = cells_of(byte_base)
+    record = measure_sentences(store, byte_base, root, measure)
+    folder = store.layout.measure(root.fingerprint, measure.fingerprint)
+    expected = pool_by_hand(byte_base, measure, texts)
+    states = np.load(folder / "states_sentence.npy")
+    np.testing.assert_allclose(states, expected, rtol=1e-4, atol=1e-5)
+    num_written = sum(len(text) for text in texts)
+    assert (expected.shape[1] < num_written) == (record.result["num_cut"] > 0) == (max_tokens == 18)
+    assert record.result["num_sentences"] == expected.shape[1]
+    assert record.result["poolings"] == ["last", "mean", "sentence"]
+    rows = read(store, root, measure, "representation")
+    assert [row["pooling"] for row in rows] == ["last", "mean", "sentence"] * 3
+    assert rows[7]["num_points"] == 40
+    assert rows[8]["num_points"] == expected.shape[1] > 40
+    distances = find_neighbours(states[2], expected.shape[1] - 1).distances
+    assert rows[8]["two_nn"] == pytest.approx(two_nn(distances).value, rel=1e-9)
+    disturb(byte_base)
+    measure_sentences(store, byte_base, cell, measure)
+    tuned = pool_by_hand(byte_base, measure, texts)
+    row = read(store, cell, measure, "representation")[8]
+    assert row["cka"] == pytest.approx(debiased_cka(tuned[2], expected[2]), rel=1e-4)
+    assert row["procrustes"] == pytest.approx(procrustes_distance(tuned[2], expected[2]), rel=1e-4)
+
+
+def test_a_set_of_single_sentences_has_no_sentence_rows(
+    tmp_path: Path, byte_base: BaseModel, store: Store
+) -> None:
+    """They would say what those of the mean say."""
+    measure = write_sentences(tmp_path, draw_sentences(20, most=1))
+    root, _ = cells_of(byte_base)
+    record = measure_sentences(store, byte_base, root, measure)
+    assert record.result["num_sentences"] == record.result["num_texts"] == 20
+    assert record.result["poolings"] == ["last", "mean"]
+    folder = store.layout.measure(root.fingerprint, measure.fingerprint)
+    assert sorted(path.name for path in folder.glob("*.npy")) == [
+        "states_last.npy",
+        "states_mean.npy",
+    ]
+    rows = read(store, root, measure, "representation")
+    assert {row["pooling"] for row in rows} == {"last", "mean"}
+
+
+def test_of_many_sentences_a_seeded_choice_is_taken(
+    tmp_path: Path, byte_base: BaseModel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = draw_sentences(30)
+    measure = write_sentences(tmp_path, texts)
+    root, _ = cells_of(byte_base)
+    monkeypatch.setattr(representation, "MAX_SENTENCES", 35)
+    record = measure_sentences(store, byte_base, root, measure)
+    everything = pool_by_hand(byte_base, measure, texts)
+    assert record.result["num_sentences"] == everything.shape[1] > 60
+    folder = store.layout.measure(root.fingerprint, measure.fingerprint)
+    states = np.load(folder / "states_sentence.npy")
+    assert states.shape == (3, 35, 32)
+    gaps = np.abs(states[2][:, None] - everything[2]).max(axis=2)
+    chosen = gaps.argmin(axis=1)
+    assert gaps.min(axis=1).max() < 1e-4
+    assert (np.diff(chosen) > 0).all()
+    # From anywhere in the set, and others under another seed.
+    assert chosen[0] < 10
+    assert chosen[-1] > 50
+    other = replace(measure, seed=1)
+    measure_sentences(store, byte_base, root, other)
+    folder = store.layout.measure(root.fingerprint, other.fingerprint)
+    assert not np.array_equal(np.load(folder / "states_sentence.npy"), states)
+
+
+def test_reasons_of_sentences_speak_of_sentences() -> None:
+    texts = draw_layers([2, 2], 50)
+    states = by_pooling(texts) | {"sentence": np.ones((2, 60, 40), dtype=np.float32)}
+    rows = profile_states(states)[0]
+    assert [row["pooling"] for row in rows] == ["last", "mean", "sentence"] * 2
+    assert rows[2]["reason"] == (
+        "1 of 60 sentences have different states; the estimators need at least 32"
+    )
+    assert rows[2]["num_points"] + rows[2]["num_duplicates"] == 60

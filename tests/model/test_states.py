@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sft_atlas.errors import DataError
-from sft_atlas.model.states import POOLINGS, pooled_states
+from sft_atlas.model.states import NO_PART, POOLINGS, part_states, pooled_states
 from tiny import VOCAB_SIZE, build_model
 
 
@@ -101,3 +101,64 @@ def test_a_state_that_is_no_number_is_named() -> None:
 def test_a_text_without_a_token_is_named() -> None:
     with pytest.raises(DataError, match=r"^text 1: has 1 tokens; expected a prefix token and at"):
         pooled_states(build_model(), [[1, 2], [1]])
+
+
+def draw_parts(texts: list[list[int]], seed: int = 0) -> list[list[int]]:
+    """Up to three parts in each text, numbered backwards; some tokens belong to none."""
+    rng = random.Random(seed)
+    parts = []
+    for i, text in enumerate(texts):
+        parts.append(
+            [NO_PART, *(rng.choice([NO_PART, 3 * i, 3 * i + 1, 3 * i + 2]) for _ in text[1:])]
+        )
+    used = sorted({number for row in parts for number in row} - {NO_PART}, reverse=True)
+    places = {number: place for place, number in enumerate(used)} | {NO_PART: NO_PART}
+    return [[places[number] for number in row] for row in parts]
+
+
+def test_a_part_is_pooled_as_it_stands_in_its_text(any_model: PreTrainedModel) -> None:
+    texts = draw_texts()
+    parts = draw_parts(texts)
+    states = part_states(any_model, texts, parts)
+    num_parts = 1 + max(max(row) for row in parts)
+    assert states.parts.dtype == np.float32
+    assert states.parts.shape == (states.texts.shape[0], num_parts, states.texts.shape[3])
+    np.testing.assert_array_equal(states.texts, pooled_states(any_model, texts))
+    for text, row in zip(texts, parts, strict=True):
+        with torch.no_grad():
+            output = any_model(torch.tensor([text]), output_hidden_states=True)
+        for layer, values in enumerate(output.hidden_states):
+            for part in set(row) - {NO_PART}:
+                own = [values[0, i].double().numpy() for i in range(len(text)) if row[i] == part]
+                np.testing.assert_allclose(
+                    states.parts[layer, part],
+                    np.mean(own, axis=0),
+                    rtol=1e-4,
+                    atol=1e-5 * values.abs().max().item(),
+                )
+
+
+def test_batches_change_a_part_by_rounding_alone() -> None:
+    model, texts = build_model(), draw_texts(40)
+    parts = draw_parts(texts)
+    together = part_states(model, texts, parts).parts
+    for other in (
+        part_states(model, texts, parts, batch_tokens=1),
+        part_states(model, texts, parts, batch_tokens=50),
+        part_states(model, texts[::-1], parts[::-1]),
+    ):
+        np.testing.assert_allclose(other.parts, together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_that_is_its_whole_text_has_the_texts_mean() -> None:
+    model, texts = build_model(), draw_texts()
+    states = part_states(
+        model, texts, [[NO_PART, *[i] * (len(t) - 1)] for i, t in enumerate(texts)]
+    )
+    np.testing.assert_allclose(
+        states.parts, states.texts[:, POOLINGS.index("mean")], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_without_parts_there_are_none() -> None:
+    assert part_states(build_model(), [[1, 5]], [[NO_PART, NO_PART]]).parts.shape == (3, 0, 32)

@@ -4,12 +4,13 @@ from the base model's?
 In: a text set and a live model. Out: a row per layer and pooling with intrinsic dimensions, number
 of groups, and likeness to the base; a row per scale of Gride's scan; a row per size of the TwoNN
 subsampling curve. A base model's record keeps its states too, which its cells are compared with:
-in float32, because residual streams of some models exceed the range of float16. Texts whose states
-are equal are one point to all but the comparison with the base, which needs texts in pairs.
+in float32, because residual streams of some models exceed the range of float16. A point is a text
+or, where texts have several, a sentence as it stands in its text. Points whose states are equal are
+one to all but the comparison with the base, which needs them in pairs.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
@@ -17,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sft_atlas.data.order import frozen_order
+from sft_atlas.data.sentences import number_sentences
 from sft_atlas.data.texts import Text, encode_text_set, load_texts, texts_sha256
 from sft_atlas.errors import DataError, StoreError
 from sft_atlas.identity import payload
@@ -36,7 +39,7 @@ from sft_atlas.measure.dimension import (
     two_nn,
 )
 from sft_atlas.measure.neighbours import Neighbours, find_neighbours, principal_coordinates
-from sft_atlas.model.states import POOLINGS, pooled_states
+from sft_atlas.model.states import NO_PART, POOLINGS, part_states
 from sft_atlas.store.records import Record, check_artifact, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import RepresentationMeasure
@@ -48,8 +51,12 @@ if TYPE_CHECKING:
 REPRESENTATION_NAME: Final = "representation.parquet"
 SCAN_NAME: Final = "scan.parquet"
 SUBSAMPLES_NAME: Final = "subsamples.parquet"
-STATES_NAME: Final = "states.npy"
-"""Of a base model alone: float32 (layers + 1, poolings, texts, dimension)."""
+STATES_NAME: Final = "states_{pooling}.npy"
+"""Of a base model alone: float32 (layers + 1, points, dimension)."""
+
+SENTENCE: Final = "sentence"
+"""The pooling whose points are sentences; the others' are texts."""
+MAX_SENTENCES: Final = 2_000
 
 VARIANT: Final = {
     "two_nn": "maximum likelihood",
@@ -57,10 +64,13 @@ VARIANT: Final = {
     "gride": "n2 = 2 n1, at the plateau of the scan",
     "cka": "linear, debiased",
     "procrustes": "1 - nuclear norm of the centred, normalised cross product",
+    "sentences": f"by marks and lines, at most {MAX_SENTENCES}",
     "clusters": f"advanced density peaks, {CLUSTER_NEIGHBOURS} neighbours, Z {SIGNIFICANCE}",
 }
 
 Points = np.ndarray[Any, Any]
+States = dict[str, Points]
+"""By pooling: (layers + 1, points, dimension)."""
 
 _WHERE: Final = [
     ("layer", pa.int32()),
@@ -147,8 +157,11 @@ def measure_representation(
         "num_cut": sum(text.is_cut for text in encoded),
         "texts_sha256": texts_sha256(texts),
     }
+    numbers = number_sentences(tokenizer, texts, encoded)
+    facts["num_sentences"] = 1 + max(max(text) for text in numbers)
     base = None if cell.trajectory is None else _base_states(store, cell, measure, facts)
-    states = _states(cell, model, texts, [text.ids for text in encoded])
+    ids = [text.ids for text in encoded]
+    states = _states(cell, model, texts, ids, choose_sentences(numbers, seed=measure.seed))
 
     def fill(aside: Path) -> dict[str, Any]:
         rows, scales, curves = profile_states(states, base=base, seed=measure.seed)
@@ -156,9 +169,11 @@ def measure_representation(
         _write(aside / SCAN_NAME, scales, _SCAN_SCHEMA)
         _write(aside / SUBSAMPLES_NAME, curves, _SUBSAMPLE_SCHEMA)
         if cell.trajectory is None:
-            np.save(aside / STATES_NAME, states)
-        shape = {"num_layers": states.shape[0] - 1, "dimension": states.shape[3]}
-        return {**facts, **shape, "poolings": list(POOLINGS), "variant": VARIANT}
+            for pooling, values in states.items():
+                np.save(aside / STATES_NAME.format(pooling=pooling), values)
+        num_layers, _, dimension = states[POOLINGS[0]].shape
+        shape = {"num_layers": num_layers - 1, "dimension": dimension}
+        return {**facts, **shape, "poolings": list(states), "variant": VARIANT}
 
     return store.publish(
         folder,
@@ -170,22 +185,23 @@ def measure_representation(
 
 
 def profile_states(
-    states: Points, *, base: Points | None = None, seed: int = 0
+    states: Mapping[str, Points], *, base: Mapping[str, Points] | None = None, seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Describe states (layers + 1, poolings, texts, dimension), and compare them with a base's.
+    """Describe states, by pooling (layers + 1, points, dimension), and compare them with a base's.
 
     Returns the rows of the three tables. `seed` is that of the subsampling curve.
     """
     rows, scales, curves = [], [], []
-    num_layers = len(states) - 1
+    num_layers = len(states[POOLINGS[0]]) - 1
     for layer in range(num_layers + 1):
-        for i, pooling in enumerate(POOLINGS):
-            cloud = describe_cloud(states[layer, i], seed=seed)
+        for pooling, values in states.items():
+            what = "sentences" if pooling == SENTENCE else "texts"
+            cloud = describe_cloud(values[layer], seed=seed, what=what)
             place = {"layer": layer, "position": layer / num_layers, "pooling": pooling}
-            row = place | {"num_layers": num_layers, "dimension": states.shape[3]}
+            row = place | {"num_layers": num_layers, "dimension": values.shape[2]}
             row |= _cloud_columns(cloud)
             if base is not None:
-                row |= _likeness(states[layer, i], base[layer, i], cloud.reason)
+                row |= _likeness(values[layer], base[pooling][layer], cloud.reason)
             rows.append(row)
             scales += [place | _scale_columns(scale) for scale in cloud.scan]
             curves += [
@@ -195,14 +211,17 @@ def profile_states(
     return rows, scales, curves
 
 
-def describe_cloud(states: Points, *, seed: int = 0) -> Shape:
-    """Estimate dimensions and groups of the different ones among states (texts, dimension)."""
+def describe_cloud(states: Points, *, seed: int = 0, what: str = "texts") -> Shape:
+    """Estimate dimensions and groups of the different ones among states (points, dimension).
+
+    `what` the points are is said in reasons.
+    """
     depth = max(scan_depth(len(states)), MLE_NEIGHBOURS, CLUSTER_NEIGHBOURS)
     points, neighbours, num_duplicates = find_distinct(states, depth)
     empty = Shape(len(points), num_duplicates, None, None, [], [], None, None, None)
     if len(points) < MIN_POINTS:
         reason = (
-            f"{len(points)} of {len(states)} texts have different states; the estimators need at "
+            f"{len(points)} of {len(states)} {what} have different states; the estimators need at "
             f"least {MIN_POINTS}"
         )
         return empty._replace(reason=reason)
@@ -218,7 +237,7 @@ def describe_cloud(states: Points, *, seed: int = 0) -> Shape:
         return empty._replace(reason=str(error))
     num_clusters, within = _groups(points, neighbours, full.scan)
     if within is None:
-        full = full._replace(reason=f"no group has {MIN_POINTS} texts")
+        full = full._replace(reason=f"no group has {MIN_POINTS} {what}")
     return full._replace(num_clusters=num_clusters, within_dimension=within)
 
 
@@ -280,18 +299,39 @@ def _likeness(states: Points, base: Points, reason: str | None) -> dict[str, Any
         return {"cka": None, "procrustes": None, "reason": "; ".join(reasons)}
 
 
+def choose_sentences(numbers: Sequence[Sequence[int]], *, seed: int = 0) -> list[list[int]]:
+    """Renumber the sentences of a set's tokens, at most `MAX_SENTENCES` by a seeded choice.
+
+    The others' tokens belong to none; so do all where each text is one sentence, because the mean
+    over the text is the same.
+    """
+    num_sentences = 1 + max(max(text) for text in numbers)
+    if num_sentences <= len(numbers):
+        return [[NO_PART] * len(text) for text in numbers]
+    names = [str(number) for number in range(num_sentences)]
+    chosen = frozen_order(names, [None] * num_sentences, seed)[:MAX_SENTENCES]
+    places = {number: place for place, number in enumerate(sorted(chosen))}
+    return [[places.get(number, NO_PART) for number in text] for text in numbers]
+
+
 def _states(
-    cell: CellSpec, model: "PreTrainedModel", texts: Sequence[Text], ids: Sequence[Sequence[int]]
-) -> Points:
+    cell: CellSpec,
+    model: "PreTrainedModel",
+    texts: Sequence[Text],
+    ids: Sequence[Sequence[int]],
+    sentences: Sequence[Sequence[int]],
+) -> States:
     try:
-        return pooled_states(model, ids, names=[text.id for text in texts])
+        found = part_states(model, ids, sentences, names=[text.id for text in texts])
     except DataError as error:
         raise DataError(f"{cell.description}, {error}") from error
+    states: States = {pooling: found.texts[:, i] for i, pooling in enumerate(POOLINGS)}
+    return states | ({SENTENCE: found.parts} if found.parts.shape[1] else {})
 
 
 def _base_states(
     store: Store, cell: CellSpec, measure: RepresentationMeasure, facts: dict[str, Any]
-) -> Points:
+) -> States:
     """Return the states of a cell's base model, checked against the record's digest."""
     base = CellSpec(model=cell.model, trajectory=None, epoch=0)
     folder = store.layout.measure(base.fingerprint, measure.fingerprint)
@@ -301,14 +341,17 @@ def _base_states(
             f"{cell.description}: the states of {base.description} on texts {measure.texts.name} "
             f"are not in the store; expected them, to compare with. Measure the base model first."
         )
-    differing = [name for name, value in facts.items() if record.result[name] != value]
+    differing = [name for name, value in facts.items() if record.result.get(name) != value]
     if differing:
         raise StoreError(
             f"{cell.description}: {base.description} was measured on other texts "
             f"({', '.join(differing)} differ); expected the same. Remove {folder} and run again."
         )
-    states: Points = np.load(check_artifact(folder, record, STATES_NAME), mmap_mode="r")
-    return states
+    paths = {
+        pooling: check_artifact(folder, record, STATES_NAME.format(pooling=pooling))
+        for pooling in record.result["poolings"]
+    }
+    return {pooling: np.load(path, mmap_mode="r") for pooling, path in paths.items()}
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
