@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sft_atlas.analyze.analysis import analyze
 from sft_atlas.analyze.gains import AVERAGE, cell_gains, mean_gains
 from sft_atlas.analyze.layers import layer_changes, layer_profile
-from sft_atlas.analyze.relations import LAYERS, layer_findings
+from sft_atlas.analyze.relations import layer_findings
 
 
 def test_the_change_of_a_layer_is_that_of_all_its_weights(planted: ModuleType) -> None:
@@ -57,8 +56,9 @@ def test_unchanged_weights_are_zero_change(planted: ModuleType) -> None:
 
 def test_too_few_models_to_compare_depths_is_said_once(planted: ModuleType) -> None:
     tables = planted.make_tables(planted.World(num_models=2, num_datasets=4, epochs=(1,)))
-    found = analyze(tables, num_resamples=10).findings
-    (answer,) = [finding for finding in found if finding.question == LAYERS]
+    gains = cell_gains(tables)
+    means = mean_gains(gains)
+    (answer,) = layer_findings(layer_profile(tables, means, num_resamples=10), gains, means)
     assert answer.statement.startswith(
         "Too few models or datasets to tell (2 and 4; it takes three of each). The relative change "
         "itself, in the first and the last layer: full 0.0"

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from planted_vectors import vectors_of
-from sft_atlas.analyze.analysis import analyze
+from sft_atlas.analyze.analysis import Analysis, analyze
 from sft_atlas.analyze.likelihood_map import MapTables, default_steps, map_tables
 from sft_atlas.render.html import Evidence, ReportMeta, render_report, write_report
 from sft_atlas.render.map_payload import STEPS, map_payload
@@ -43,6 +43,11 @@ def world(planted: SimpleNamespace) -> tuple[Any, MapTables]:
         planted.World(num_models=3, num_datasets=4, num_benchmarks=4, epochs=(1, 3))
     )
     return tables, drawn_map(tables.cells)
+
+
+@pytest.fixture(scope="module")
+def analysis(world: tuple[Any, MapTables]) -> Analysis:
+    return analyze(world[0], num_resamples=10)
 
 
 def index_of(cells: pd.DataFrame) -> dict[str, int]:
@@ -101,28 +106,34 @@ def test_a_thousand_cells_take_little_room() -> None:
     assert len(json.dumps(found, separators=(",", ":"))) < 150_000
 
 
-def test_a_study_without_a_map_has_no_section(planted: SimpleNamespace) -> None:
-    tables = planted.make_tables(planted.World(num_models=2, num_datasets=2, epochs=(1,)))
-    text = render_report(tables, META, analyze(tables, num_resamples=5))
+def test_a_study_without_a_map_has_no_section(
+    world: tuple[Any, MapTables], analysis: Analysis
+) -> None:
+    tables, _ = world
+    text = render_report(tables, META, analysis)
     assert 'id="map"' not in text
     assert '"model_map":null' in text
     assert map_payload(None, tables.cells, {}) is None
     assert map_words(MapTables()) is None
 
 
-def test_a_map_that_cannot_be_made_says_why(planted: SimpleNamespace) -> None:
-    tables = planted.make_tables(planted.World(num_models=2, num_datasets=2, epochs=(1,)))
+def test_a_map_that_cannot_be_made_says_why(
+    world: tuple[Any, MapTables], analysis: Analysis
+) -> None:
+    tables, _ = world
     none = MapTables(reason="2 cells have likelihoods; it takes 3", missing=(("not measured", 4),))
-    text = render_report(tables, META, analyze(tables, num_resamples=5), Evidence(map=none))
+    text = render_report(tables, META, analysis, Evidence(map=none))
     assert "There is no map: 2 cells have likelihoods; it takes 3." in text
     assert "4 cells have no place: not measured." in text
     assert 'id="chart-map"' not in text
 
 
-def test_the_map_says_in_words_what_it_shows(world: tuple[Any, MapTables]) -> None:
+def test_the_map_says_in_words_what_it_shows(
+    world: tuple[Any, MapTables], analysis: Analysis
+) -> None:
     tables, drawn = world
     missing = MapTables(**{**vars(drawn), "missing": (("its likelihoods were not measured", 2),)})
-    text = render_report(tables, META, analyze(tables, num_resamples=5), Evidence(map=missing))
+    text = render_report(tables, META, analysis, Evidence(map=missing))
     text = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
     assert "2 cells have no place: its likelihoods were not measured." in text
@@ -171,34 +182,23 @@ addEventListener("load", () => setTimeout(() => {
 """
 
 
-def write_page(tables: Any, drawn: MapTables, path: Path) -> Path:
-    analysis = analyze(tables, num_resamples=10)
-    return write_report(tables, META, path, analysis=analysis, evidence=Evidence(map=drawn))
-
-
-def test_a_browser_draws_the_map(
-    world: tuple[Any, MapTables], tmp_path: Path, visit: Callable[..., Any]
+def test_a_browser_draws_the_map_and_the_gains_of_what_is_chosen_on_it(
+    world: tuple[Any, MapTables], analysis: Analysis, tmp_path: Path, visit: Callable[..., Any]
 ) -> None:
     tables, drawn = world
-    seen = visit(write_page(tables, drawn, tmp_path / "report.html"))
-    assert seen.console == []
-    chart = seen.dom.split('id="chart-map"')[1].split("</figure>")[0]
-    assert chart.count('aria-roledescription="point"') >= len(tables.cells) - 3
-    for model in tables.cells["model"].unique():
-        assert f">{model}</text>" in chart
-    assert f"{len(tables.cells)} models on 80 texts" in seen.dom
-    assert "mean nothing" in seen.dom
-
-
-def test_what_is_chosen_on_the_map_is_named_and_its_gains_are_drawn(
-    world: tuple[Any, MapTables], tmp_path: Path, visit: Callable[..., Any]
-) -> None:
-    tables, drawn = world
-    path = write_page(tables, drawn, tmp_path / "report.html")
+    evidence = Evidence(map=drawn)
+    path = write_report(tables, META, tmp_path / "r.html", analysis=analysis, evidence=evidence)
     text = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", path.read_text())
     end = text.rindex("</body>")
     path.write_text(f"{text[:end]}<script>{CHOOSE}</script>{text[end:]}")
     seen = visit(path)
+    assert seen.console == []
+    chart = seen.dom.split('id="chart-map"')[1].split("</figure>")[0]
+    assert chart.count('aria-roledescription="point"') >= len(tables.cells) - 3
+    for name in tables.cells["model"].unique():
+        assert f">{name}</text>" in chart
+    assert f"{len(tables.cells)} models on 80 texts" in seen.dom
+    assert "This plane holds" in seen.dom
     model = tables.cells["model"].iloc[0]
     tuned = tables.cells[(tables.cells["model"] == model) & (tables.cells["epoch"] > 0)]
     summary = seen.dom.split('id="map-summary"')[1].split("</p>")[0]
