@@ -84,3 +84,29 @@ def test_a_copy_of_the_base_is_seen(store: Store) -> None:
     publish_score(store, BASE, "quiz", answers)
     (row,) = view_cell(store, CELL).scores
     assert row["flags"] == [f"identical to {BASE[:12]}"]
+
+
+def publish_measure(store: Store, name: str, num_texts: int) -> None:
+    store.publish(
+        store.layout.measure(BASE, name),
+        schema="forgetting/1",
+        spec={"cell": payload(CellSpec(model=MODEL, trajectory=None, epoch=0)), "measure": {}},
+        fill=lambda _: {"num_texts": num_texts},
+        provenance=lambda: make_provenance(0.0),
+    )
+
+
+def test_a_base_model_that_was_only_measured_is_shown(store: Store) -> None:
+    publish_measure(store, "a" * 32, 7)
+    view = view_cell(store, BASE[:8])
+    assert view.spec["model"]["source"]["hub"] == "org/one"
+    assert (view.scores, view.measures) == ([], {"forgetting": {"num_texts": 7}})
+
+
+def test_two_measures_of_one_kind_are_told_apart(store: Store) -> None:
+    publish_measure(store, "a" * 32, 7)
+    publish_measure(store, "b" * 32, 9)
+    assert view_cell(store, BASE[:8]).measures == {
+        "forgetting aaaaaaaa": {"num_texts": 7},
+        "forgetting bbbbbbbb": {"num_texts": 9},
+    }

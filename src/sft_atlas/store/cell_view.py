@@ -49,7 +49,8 @@ class CellView:
     drift: list[dict[str, Any]]
     """Per layer: position in (0, 1), relative and RMS weight change."""
     measures: dict[str, dict[str, Any]]
-    """By kind: what else was measured of it."""
+    """By kind: what else was measured of it. Where a kind was measured in several ways, the first
+    characters of the measure's fingerprint are added."""
 
 
 def view_cell(store: Store, prefix: str) -> CellView:
@@ -62,7 +63,11 @@ def view_cell(store: Store, prefix: str) -> CellView:
     names = sorted(list_names(store.layout.scores / key))
     record = store.find(store.layout.cell(key))
     if record is None:
-        spec = store.read(store.layout.score(key, names[0])).spec["cell"]
+        folders = [
+            *(store.layout.score(key, name) for name in names),
+            *_measure_folders(store, key),
+        ]
+        spec = store.read(folders[0]).spec["cell"]
         scores = _scores(store, key, names, spec)
         return CellView(
             cell=key,
@@ -97,7 +102,9 @@ def view_cell(store: Store, prefix: str) -> CellView:
 def _complete(store: Store, prefix: str) -> str:
     if len(prefix) < 4:
         raise StoreError(f"cell {prefix!r}: is too short; give at least 4 characters of its name.")
-    names = list_names(store.layout.cells) | list_names(store.layout.scores)
+    layout = store.layout
+    places = (layout.cells, layout.scores, layout.measures)
+    names = {name for place in places for name in list_names(place)}
     found = sorted(name for name in names if name.startswith(prefix))
     if len(found) == 1:
         return found[0]
@@ -170,12 +177,21 @@ def _drift(store: Store, key: str) -> list[dict[str, Any]]:
 
 
 def _measures(store: Store, key: str) -> dict[str, dict[str, Any]]:
-    return {_kind(record): record.result for _, record in _records(store, key)}
+    records = _records(store, key)
+    counts = Counter(_kind(record) for _, record in records)
+    return {
+        kind if counts[kind := _kind(record)] == 1 else f"{kind} {folder.name[:8]}": record.result
+        for folder, record in records
+    }
+
+
+def _measure_folders(store: Store, key: str) -> list[Path]:
+    names = sorted(list_names(store.layout.measures / key))
+    return [store.layout.measure(key, name) for name in names]
 
 
 def _records(store: Store, key: str) -> list[tuple[Path, Record]]:
-    folders = [store.layout.measure(key, name) for name in list_names(store.layout.measures / key)]
-    records = [(folder, store.read(folder)) for folder in folders]
+    records = [(folder, store.read(folder)) for folder in _measure_folders(store, key)]
     return sorted(records, key=lambda pair: (pair[1].schema, str(pair[0])))
 
 
