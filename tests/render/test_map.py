@@ -169,15 +169,34 @@ def test_a_layout_that_is_refused_says_why(planted: SimpleNamespace) -> None:
 
 CHOOSE = """
 addEventListener("load", () => setTimeout(() => {
+  const map = document.getElementById("chart-map");
+  const drag = () => {
+    map.scrollIntoView({ behavior: "instant" });
+    const box = map.querySelector("svg").getBoundingClientRect();
+    const at = (x, y) => ({ clientX: box.left + x * box.width, clientY: box.top + y * box.height });
+    const fire = (type, target, x, y) => target.dispatchEvent(new PointerEvent(type,
+      { bubbles: true, cancelable: true, view: window, buttons: 1, pointerId: 1, ...at(x, y) }));
+    const from = at(0.01, 0.01);
+    fire("pointerdown", document.elementFromPoint(from.clientX, from.clientY), 0.01, 0.01);
+    fire("pointermove", window, 0.5, 0.4);
+    fire("pointermove", window, 0.99, 0.9);
+    fire("pointerup", window, 0.99, 0.9);
+  };
   const pick = (label, value) => {
     const select = [...document.querySelectorAll("#controls-map label")]
       .find((item) => item.textContent.startsWith(label)).querySelector("select");
     select.value = String(value);
     select.dispatchEvent(new Event("change"));
   };
-  pick("Layout", 1);
-  pick("Choose", 0);
-  setTimeout(() => document.getElementById("map-rows").click(), 3000);
+  drag();
+  setTimeout(() => {
+    const rows = document.getElementById("map-list").querySelectorAll("tr").length - 1;
+    document.body.dataset.boxed = document.getElementById("map-summary").textContent;
+    document.body.dataset.listed = `${rows} listed`;
+    pick("Layout", 1);
+    pick("Choose", 0);
+    setTimeout(() => document.getElementById("map-rows").click(), 3000);
+  }, 3000);
 }, 3000));
 """
 
@@ -199,6 +218,11 @@ def test_a_browser_draws_the_map_and_the_gains_of_what_is_chosen_on_it(
         assert f">{name}</text>" in chart
     assert f"{len(tables.cells)} models on 80 texts" in seen.dom
     assert "This plane holds" in seen.dom
+    num_bases = int((tables.cells["epoch"] == 0).sum())
+    num_tuned = len(tables.cells) - num_bases
+    boxed = f"Chosen: {num_tuned} fine-tuned models and {num_bases} base models."
+    assert f'data-boxed="{boxed}' in seen.dom
+    assert f'data-listed="{len(tables.cells)} listed"' in seen.dom
     model = tables.cells["model"].iloc[0]
     tuned = tables.cells[(tables.cells["model"] == model) & (tables.cells["epoch"] > 0)]
     summary = seen.dom.split('id="map-summary"')[1].split("</p>")[0]
