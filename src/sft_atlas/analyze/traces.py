@@ -24,7 +24,12 @@ FORGETTING: Final = "Which method forgets more?"
 LOST: Final = "Do models that move further from their base gain more?"
 
 _ESTIMATORS: Final = {"gride": "Gride", "two_nn": "TwoNN"}
-_POOLINGS: Final = {"last": "last token", "mean": "mean over tokens"}
+_POOLINGS: Final = {
+    "sentence": "sentences",
+    "last": "last token",
+    "mean": "mean over tokens",
+}
+"""Sentences first where there are more of them than texts, as in Harada et al. 2025."""
 
 
 def dimension_findings(tables: "Tables", gains: pd.DataFrame) -> list[Finding]:
@@ -35,7 +40,7 @@ def dimension_findings(tables: "Tables", gains: pd.DataFrame) -> list[Finding]:
     quantity = next((name for name in _ESTIMATORS if states[name].notna().any()), None)
     if quantity is None:
         return []
-    pooling = "last" if (states["pooling"] == "last").any() else str(states["pooling"].iloc[0])
+    pooling = next(name for name in _POOLINGS if (states["pooling"] == name).any())
     rises = dimension_rises(tables, quantity=quantity, pooling=pooling)
     rises = rises[(rises["setting"] == main_setting(gains)) & rises["upper"].notna()]
     # Both parts of the depth rest on the same cells, unless no cell has both.

@@ -107,26 +107,13 @@ def measure_cell(
         assert_never(measure)
 
 
-def compare_texts(
-    store: Store,
-    job: SimilarityJob,
-    *,
-    model: PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> None:
+def compare_texts(store: Store, job: SimilarityJob, embed: Embed) -> None:
     """Publish how close a dataset is to each benchmark of a job; one's fault costs no other.
-
-    `model` is the pristine base where the embedder is its hidden states.
 
     Raises:
         DataError: if rows or items cannot be read or compared, after all pairs were tried.
-        StudyError: if the embedder is not at hand.
     """
     first = job.pairs[0]
-    if model is None:
-        embed = _embed_without_model(first.embedder)
-    else:
-        embed = remember_last(build_embed(first.embedder, model=model, tokenizer=tokenizer))
     rows = selected_texts(
         first.dataset, num_samples=first.num_samples, subset_seed=first.subset_seed
     )
@@ -138,9 +125,21 @@ def compare_texts(
     raise_faults(faults)
 
 
+def hidden_embed(
+    embedder: Embedder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Embed:
+    """Return the embedder of a base model's hidden states; it reads the live model when called."""
+    build = build_embed(embedder, model=model, tokenizer=tokenizer)
+    return remember_last(build, num_sets=_REMEMBERED_SETS)
+
+
 @cache
-def _embed_without_model(embedder: Embedder) -> Embed:
-    """Return an embedder for the life of the process: a benchmark meets every dataset."""
+def modelless_embed(embedder: Embedder) -> Embed:
+    """Return an embedder for the life of the process: a benchmark meets every dataset.
+
+    Raises:
+        StudyError: if the embedder is not at hand.
+    """
     return remember_last(build_embed(embedder), num_sets=_REMEMBERED_SETS)
 
 

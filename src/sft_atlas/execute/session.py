@@ -23,14 +23,17 @@ from sft_atlas.evaluate.evaluate import evaluate_cell
 from sft_atlas.execute.faults import kept, raise_faults
 from sft_atlas.execute.measuring import (
     compare_texts,
+    hidden_embed,
     lacks_measures,
     measure_base,
     measure_cell,
+    modelless_embed,
     refuse_without_base,
 )
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
 from sft_atlas.execute.placement import Placement
 from sft_atlas.measure.dataset import measure_dataset
+from sft_atlas.measure.embed import Embed
 from sft_atlas.model.load import BaseModel, load_base, load_cell
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.store import Store
@@ -72,6 +75,8 @@ class Worker:
     """Scores or measures are being made, not training steps."""
     base: BaseModel | None = None
     base_probe: Probe = ()
+    hidden_embed: Embed | None = None
+    """Vectors of the base model's states, which it keeps for the next dataset."""
     base_faults: dict[str, Error] = field(default_factory=dict)
     """By measure: why the base model in memory could not be measured when it was last tried."""
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
@@ -90,7 +95,7 @@ class Worker:
     def load_base(self, spec: ModelSpec) -> BaseModel:
         """Return the base model, from memory if it is the one of the last job."""
         if self.base is None or self.base.spec.fingerprint != spec.fingerprint:
-            self.base = None
+            self.base = self.hidden_embed = None
             self.base = load_base(spec, device=self.placement.device)
             self.base_probe = probe_model(self.base.model)
         return self.base
@@ -167,12 +172,16 @@ def _measure(worker: Worker, job: MeasureJob) -> None:
 
 
 def _compare(worker: Worker, job: SimilarityJob) -> None:
+    embedder = job.pairs[0].embedder
     if job.model is None:
-        compare_texts(worker.store, job)
+        compare_texts(worker.store, job, modelless_embed(embedder))
         return
     base = worker.load_base(job.model)
     base.reset()
-    compare_texts(worker.store, job, model=base.model, tokenizer=worker.tokenizer(job.model))
+    if worker.hidden_embed is None:
+        tokenizer = worker.tokenizer(job.model)
+        worker.hidden_embed = hidden_embed(embedder, base.model, tokenizer)
+    compare_texts(worker.store, job, worker.hidden_embed)
 
 
 def _train(worker: Worker, job: TrainJob) -> None:

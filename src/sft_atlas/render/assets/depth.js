@@ -110,7 +110,7 @@ function layerSection() {
 }
 
 const ESTIMATORS = { gride: "Gride", two_nn: "TwoNN" };
-const POOLINGS = { last: "last token", mean: "mean over tokens" };
+const POOLINGS = { sentence: "sentences", last: "last token", mean: "mean over tokens" };
 const DIMENSION_FIGURES = ["dimension-difference", "dimension-likeness", "dimension-clusters", "dimension-within", "dimension-scan"];
 
 function dimensionSection() {
@@ -123,8 +123,9 @@ function dimensionSection() {
   const setting = selector("dimension", "Setting", choicesOf(dimensionCurves, "setting"), settingOf(dimensionCurves), refill);
   const method = selector("dimension", "Method", choicesOf(dimensionCurves, "method"), distinct(dimensionCurves, "method")[0], refillModels);
   const model = selector("dimension", "Model", [], AVERAGE, show);
-  const poolings = distinct(dimensionCurves, "pooling").map((index) => [index, POOLINGS[names.poolings[index]] ?? names.poolings[index]]);
-  const pooling = selector("dimension", "States of", poolings, first(poolings, names.poolings.indexOf("last")), show);
+  const known = Object.keys(POOLINGS).map((name) => names.poolings.indexOf(name));
+  const poolings = known.filter((index) => dimensionCurves.some((row) => row.pooling === index)).map((index) => [index, POOLINGS[names.poolings[index]]]);
+  const pooling = selector("dimension", "States of", poolings, poolings[0][0], show);
   const estimators = Object.keys(ESTIMATORS).filter((key) => dimensionCurves.some((row) => quantityName(row) === key));
   const estimator = selector("dimension", "Estimator", estimators.map((key, i) => [i, ESTIMATORS[key]]), 0, show);
   const places = distinct(scanCurves, "position");
