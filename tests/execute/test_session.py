@@ -119,6 +119,7 @@ def test_texts_that_cannot_be_read_cost_neither_training_nor_scores(
     assert {event["kind"] for event in do_missing(study, store)} == {"done"}
     assert published(store) | {"forgetting": 3, "representation": 2} == published(store)
     assert not status_of(study, store).failures
+    assert not list(store.layout.failures.iterdir()), "a later wish would bring them back"
 
 
 def test_a_missing_benchmark_file_costs_its_own_scores_and_the_vectors(

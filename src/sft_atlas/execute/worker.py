@@ -26,11 +26,15 @@ from sft_atlas.errors import (
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.session import Worker, do_job, is_done
 from sft_atlas.identity import payload
-from sft_atlas.store.store import open_store
+from sft_atlas.store.outcomes import outcome_folder
+from sft_atlas.store.states import job_names
+from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.job import (
     JOB,
+    EvaluateJob,
     Job,
 )
+from sft_atlas.study.spec import CellSpec
 from sft_atlas.train.loop import (
     StopRequested,
     is_out_of_memory,
@@ -77,7 +81,25 @@ def _attempt(worker: Worker, job: Job) -> dict[str, str]:
         worker.store.record_failure(job.fingerprint, payload(job), result)
         return {"kind": "failed", "text": f"{kind}: {result['message']}"}
     worker.store.clear_failure(job.fingerprint)
+    if isinstance(job, EvaluateJob):
+        _clear_training_failure(worker.store, job.cell)
     return {"kind": "done"}
+
+
+def _clear_training_failure(store: Store, cell: CellSpec) -> None:
+    """Forget that a training run failed by what has been scored or measured now.
+
+    A run that is published is not trained again, so nothing else would.
+    """
+    if cell.trajectory is None:
+        return
+    name = job_names(cell)[0]
+    failure = store.find(store.layout.failure(name))
+    if failure is None:
+        return
+    last_epoch = failure.spec["keep_epochs"][-1]
+    if store.has(outcome_folder(store, cell.trajectory.fingerprint, last_epoch=last_epoch)):
+        store.clear_failure(name)
 
 
 def _kind(error: Exception) -> str:

@@ -111,7 +111,7 @@ class _Found:
 
 
 def job_names(cell: CellSpec) -> tuple[str, ...]:
-    """Return the fingerprints of the jobs that can make or score a cell."""
+    """Return the fingerprints of the jobs that can make or score a cell; training comes first."""
     score = tuple(fingerprint([kind, cell.fingerprint]) for kind in ("evaluate", "grade"))
     if cell.trajectory is None:
         return score
