@@ -20,6 +20,9 @@ from sft_atlas.analyze.pairs import mean_difference, paired_differences
 NUM_ERRORS: Final = 3.0
 """Standard errors beyond which a single gain is counted as a gain or a loss."""
 
+MAX_P: Final = 0.05
+"""Largest p-value at which a correlation is worded as one."""
+
 OWN: Final = "Which data helps the benchmark of its own skill?"
 LOSSES: Final = "What loses points?"
 BEST: Final = "Which data helps most over all benchmarks?"
@@ -51,11 +54,15 @@ class Finding:
     """Fingerprints of the cells behind it."""
     benchmarks: tuple[str, ...] = ()
     """The benchmarks behind it; empty for all."""
+    p_value: float | None = None
+    """Of a test that needs no large numbers; None where none was made."""
 
     @property
     def is_clear(self) -> bool:
-        """Tell whether the interval excludes 0."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        """Tell whether the interval excludes 0, and a test does not disagree."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return False
+        return self.p_value is None or self.p_value <= MAX_P
 
 
 def points(value: float, digits: int = 1) -> str:

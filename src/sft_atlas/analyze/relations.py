@@ -13,7 +13,7 @@ import pandas as pd
 from sft_atlas.analyze.clusters import percentile_interval
 from sft_atlas.analyze.data_properties import PERPLEXITY as PERPLEXITY_KEY
 from sft_atlas.analyze.data_properties import Predictor
-from sft_atlas.analyze.findings import Finding, interval_text, main_setting, minus
+from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, main_setting, minus
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.layers import LayerProfile
 
@@ -32,6 +32,20 @@ _METHOD: Final = (
     "independently. p-value: "
     "models and datasets relabelled at random."
 )
+
+
+def disagreement(interval: tuple[float, float], p_value: float) -> str:
+    """Say that an interval without 0 is no evidence where relabelling does as well; else ''.
+
+    With three or four models or datasets, resamples differ too little from each other for their
+    percentiles to hold 95 %.
+    """
+    if interval[0] <= 0 <= interval[1] or not p_value > MAX_P:
+        return ""
+    return (
+        " The interval leaves out 0, but models and datasets relabelled at random do as well too "
+        "often: the data cannot tell."
+    )
 
 
 def perplexity_findings(
@@ -128,6 +142,8 @@ def _perplexity_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Fin
         end = ""  # the missing interval gives its reason itself
     elif interval[0] <= 0 <= interval[1]:
         end = " The interval covers 0: the data cannot tell."
+    elif disagreement(interval, row["p_value"]):
+        end = disagreement(interval, row["p_value"])
     else:
         end = f" Less perplexing data goes with {'larger' if estimate < 0 else 'smaller'} gains."
     chance = "" if np.isnan(row["p_value"]) else f", p = {row['p_value']:.3f}"
@@ -146,6 +162,7 @@ def _perplexity_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Fin
         unit=f"model x dataset pair ({clusters})",
         method=_METHOD,
         rows=cells,
+        p_value=None if np.isnan(row["p_value"]) else float(row["p_value"]),
     )
 
 

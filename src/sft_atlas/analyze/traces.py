@@ -15,6 +15,7 @@ from sft_atlas.analyze.dimension_profile import TURN, dimension_rises
 from sft_atlas.analyze.findings import TWO_WAY, Finding, interval_text, main_setting, minus, plural
 from sft_atlas.analyze.forgetting import method_pairs
 from sft_atlas.analyze.pairs import mean_difference
+from sft_atlas.analyze.relations import disagreement
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables
@@ -153,16 +154,19 @@ def _lost_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Finding:
         end = ""
     elif interval[0] <= 0 <= interval[1]:
         end = " The interval covers 0: the data cannot tell."
+    elif disagreement(interval, row["p_value"]):
+        end = disagreement(interval, row["p_value"])
     else:
         word = "larger" if row["estimate"] > 0 else "smaller"
         end = f" Moving further from the base goes with {word} gains."
+    chance = "" if np.isnan(row["p_value"]) else f", p = {row['p_value']:.3f}"
     clusters = f"{row['num_models']} models, {row['num_datasets']} datasets"
     return Finding(
         question=LOST,
         statement=(
             f"{row['method']}, between datasets for the same model: rank correlation of divergence "
             f"with mean gain {minus(format(row['estimate'], '.2f'))} "
-            f"{interval_text(interval, 'correlation')}.{end}"
+            f"{interval_text(interval, 'correlation')}{chance}.{end}"
         ),
         estimate=float(row["estimate"]),
         interval=interval,
@@ -172,9 +176,11 @@ def _lost_finding(row: dict[Hashable, Any], cells: tuple[str, ...]) -> Finding:
         method=(
             "Spearman correlation of KL(base || cell) per token of neutral text with the mean gain "
             "over benchmarks, final epoch, ln KL and gain demeaned by model. Interval: percentiles "
-            "of a bootstrap that draws models and datasets independently."
+            "of a bootstrap that draws models and datasets independently. p-value: models and "
+            "datasets relabelled at random."
         ),
         rows=cells,
+        p_value=None if np.isnan(row["p_value"]) else float(row["p_value"]),
     )
 
 
