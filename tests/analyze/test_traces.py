@@ -10,6 +10,7 @@ from sft_atlas.analyze import traces
 from sft_atlas.analyze.analysis import Analysis, analyze
 from sft_atlas.analyze.dimension_profile import dimension_profile, scan_profile
 from sft_atlas.analyze.gains import AVERAGE, cell_gains
+from sft_atlas.analyze.spectra import spectrum_profile
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +177,13 @@ def test_a_band_ends_where_nothing_can_lie(planted: ModuleType) -> None:
 
 def replaced(tables: object, **frames: pd.DataFrame) -> object:
     return type(tables)(**{**vars(tables), **frames})
+
+
+def test_a_model_without_intruder_vectors_has_no_share_of_them(planted: ModuleType) -> None:
+    """A matrix that did not change has no directions to look at."""
+    tables = planted.make_tables(planted.World(num_datasets=3, epochs=(1,), methods=("full",)))
+    still = tables.spectra["layer"] == 0
+    spectra = tables.spectra.assign(num_vectors=np.where(still, 0, 10))
+    rows = spectrum_profile(replaced(tables, spectra=spectra))
+    rows = rows[(rows["quantity"] == "intruder_fraction") & (rows["kind"] == AVERAGE)]
+    assert rows["position"].min() > 1 / 6 and np.isfinite(rows["value"]).all()

@@ -45,7 +45,8 @@ def spectrum_profile(tables: "Tables") -> pd.DataFrame:
     rows = spectra[spectra["position"].notna()].merge(final, on="cell")
     if rows.empty:
         return pd.DataFrame(columns=list(_SPECTRUM_COLUMNS))
-    rows = rows.assign(intruder_fraction=rows["intruders_05"] / rows["num_vectors"])
+    looked_at = rows["num_vectors"].where(rows["num_vectors"] > 0)
+    rows = rows.assign(intruder_fraction=rows["intruders_05"] / looked_at)
     results: list[dict[str, object]] = []
     for (setting, method), part in rows.groupby(["setting", "method"], sort=False):
         num_bands = min(MAX_BANDS, int(part["num_layers"].min()))
