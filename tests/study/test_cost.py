@@ -7,7 +7,11 @@ import torch
 
 from sft_atlas.catalog.cards import ModelCard, find_benchmark, find_model, find_texts
 from sft_atlas.execute.placement import Placement
+from sft_atlas.measure.divergence import NUM_PERMUTATIONS
+from sft_atlas.measure.embed import MAX_TOKENS, WORD_DIMENSION
+from sft_atlas.measure.similarity import MAX_TEXTS
 from sft_atlas.model.score import default_batch_tokens
+from sft_atlas.study import measure_cost
 from sft_atlas.study.assumption import Range, named_assumptions
 from sft_atlas.study.budget import check_disk, judge_usd
 from sft_atlas.study.cost import CostModel, JobCost, default_device
@@ -239,6 +243,12 @@ def test_what_base_models_keep_for_measures_counts_on_the_disk(load: Load) -> No
     assert measured("forgetting") == pytest.approx(2 * tokens * (8 * 1024 + 12), rel=0.01)
     assert measured("representations") == pytest.approx(states, rel=0.01)
     assert measured("spectrum") == pytest.approx(vectors, rel=0.01)
+
+
+def test_comparisons_are_costed_as_they_are_made() -> None:
+    assert measure_cost.COMPARED_TEXTS == MAX_TEXTS
+    assert measure_cost.PERMUTATIONS == NUM_PERMUTATIONS
+    assert (measure_cost.WORD_DIMENSION, measure_cost.HIDDEN_TOKENS) == (WORD_DIMENSION, MAX_TOKENS)
 
 
 def test_comparing_hidden_states_reads_what_the_benchmark_asks(load: Load) -> None:

@@ -38,12 +38,12 @@ _ESTIMATES: Final = 8
 """From one layer's states in one pooling: four of dimension, a curve, groups, two likenesses."""
 _ESTIMATE_FLOPS: Final = 16.0
 """Per pair of texts, layer and dimension: distances and inner products of two poolings."""
-_COMPARED_TEXTS: Final = 2_000
+COMPARED_TEXTS: Final = 2_000
 """Rows, and items, that are compared at most."""
-_HIDDEN_TOKENS: Final = 512
+HIDDEN_TOKENS: Final = 512
 """Of a text that `hidden` reads."""
-_PERMUTATIONS: Final = 1_000
-_WORD_DIMENSION: Final = 2_048
+PERMUTATIONS: Final = 1_000
+WORD_DIMENSION: Final = 2_048
 _UNKNOWN_TEXTS: Final = 500
 _UNKNOWN_TEXT_TOKENS: Final = 200.0
 
@@ -143,12 +143,12 @@ class MeasureCost:
     def _hidden_similarity(self, job: SimilarityJob, scenario: Scenario) -> float:
         assert job.model is not None, "hidden states are some model's"
         card = self._model.card(job.model)
-        num_rows = min(job.pairs[0].num_samples, _COMPARED_TEXTS)
+        num_rows = min(job.pairs[0].num_samples, COMPARED_TEXTS)
         lengths = [(float(num_rows), self._model.sample_tokens(job.dataset))]
         lengths += [self.items(pair.benchmark) for pair in job.pairs]
         seconds = self._model.loading_in(job.model, scenario)
         for num_texts, tokens in lengths:
-            reading = Reading(num_texts, min(tokens, _HIDDEN_TOKENS), 0.0, 0.0)
+            reading = Reading(num_texts, min(tokens, HIDDEN_TOKENS), 0.0, 0.0)
             seconds += reading_seconds(reading, card, self._machine, scenario)
         if self._model.device.kind == "gpu":
             return seconds
@@ -159,13 +159,13 @@ class MeasureCost:
         if benchmark.name not in self._asked:
             return float(_UNKNOWN_TEXTS), _UNKNOWN_TEXT_TOKENS
         questions = self._model.questions(self._asked[benchmark.name])
-        return float(min(questions.num_available, _COMPARED_TEXTS)), questions.prompt_tokens
+        return float(min(questions.num_available, COMPARED_TEXTS)), questions.prompt_tokens
 
     def _comparisons(self, job: SimilarityJob, dimension: int, scenario: Scenario) -> float:
         """Return the seconds of the permutation tests on all distances."""
-        num_rows = min(job.pairs[0].num_samples, _COMPARED_TEXTS)
+        num_rows = min(job.pairs[0].num_samples, COMPARED_TEXTS)
         totals = [num_rows + self.items(pair.benchmark)[0] for pair in job.pairs]
-        flops = sum(2.0 * total**2 * (_PERMUTATIONS + dimension) for total in totals)
+        flops = sum(2.0 * total**2 * (PERMUTATIONS + dimension) for total in totals)
         return flops / (self._core_flops * scenario.score_utilisation)
 
     def _updates(self, job: UpdatesJob, scenario: Scenario) -> float:
@@ -185,7 +185,7 @@ class MeasureCost:
         seconds = scenario.job_seconds
         if isinstance(job, DescribeJob):
             return seconds + job.num_samples / scenario.texts_per_second
-        num_texts = float(min(job.pairs[0].num_samples, _COMPARED_TEXTS))
+        num_texts = float(min(job.pairs[0].num_samples, COMPARED_TEXTS))
         num_texts += sum(self.items(pair.benchmark)[0] for pair in job.pairs)
         seconds += num_texts / scenario.texts_per_second
-        return seconds + self._comparisons(job, _WORD_DIMENSION, scenario)
+        return seconds + self._comparisons(job, WORD_DIMENSION, scenario)

@@ -15,6 +15,7 @@ from sft_atlas.study.measure import (
     LikelihoodMeasure,
     SpectrumMeasure,
 )
+from sft_atlas.study.measure_cost import COMPARED_TEXTS
 from sft_atlas.study.shape import matmul_weights
 from sft_atlas.study.spec import CellSpec, ModelSpec
 
@@ -62,7 +63,8 @@ class MeasureSize:
             return _RESULT_BYTES + num_pairs * scopes * _ROW_BYTES
         if isinstance(job, SimilarityJob):
             num_rows = sum(
-                min(pair.num_samples, 2_000) + self._model.measures.items(pair.benchmark)[0]
+                min(pair.num_samples, COMPARED_TEXTS)
+                + self._model.measures.items(pair.benchmark)[0]
                 for pair in job.pairs
             )
             return len(job.pairs) * _RESULT_BYTES + round(num_rows * _ROW_BYTES)
