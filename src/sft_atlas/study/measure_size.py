@@ -62,12 +62,9 @@ class MeasureSize:
             scopes = 1 + self._model.card(job.model).layers + _LAYER_ROWS
             return _RESULT_BYTES + num_pairs * scopes * _ROW_BYTES
         if isinstance(job, SimilarityJob):
-            num_rows = sum(
-                min(pair.num_samples, COMPARED_TEXTS)
-                + self._model.measures.items(pair.benchmark)[0]
-                for pair in job.pairs
-            )
-            return len(job.pairs) * _RESULT_BYTES + round(num_rows * _ROW_BYTES)
+            num_rows = sum(min(pair.num_samples, COMPARED_TEXTS) for pair in job.pairs)
+            num_items = sum(self._model.measures.items(pair.benchmark)[0] for pair in job.pairs)
+            return len(job.pairs) * _RESULT_BYTES + round((num_rows + num_items) * _ROW_BYTES)
         # Of overlap only the rows that hold an item are kept.
         num_rows = 0 if isinstance(job, OverlapJob) else job.num_samples
         return _RESULT_BYTES + num_rows * _ROW_BYTES
