@@ -9,6 +9,7 @@ from sft_atlas.catalog.cards import ModelCard, find_benchmark, find_model, find_
 from sft_atlas.execute.placement import Placement
 from sft_atlas.measure.divergence import NUM_PERMUTATIONS
 from sft_atlas.measure.embed import MAX_TOKENS, WORD_DIMENSION
+from sft_atlas.measure.representation import MAX_SENTENCES
 from sft_atlas.measure.similarity import MAX_TEXTS
 from sft_atlas.model.score import default_batch_tokens
 from sft_atlas.study import measure_cost
@@ -186,7 +187,7 @@ def test_a_plan_that_cannot_fit_is_refused(load: Load) -> None:
     cost = plan_of(load).cost
     assert check_disk(cost, cost.peak_disk_bytes) is None
     assert check_disk(cost, 10**11) == (
-        "the plan needs 228.8 GB on the disk (45.7 GB of them weights), and 100.0 GB are free; "
+        "the plan needs 229.0 GB on the disk (45.7 GB of them weights), and 100.0 GB are free; "
         "expected room for all of it. Keep fewer epochs, use LoRA, or name a larger disk with "
         "--store."
     )
@@ -237,7 +238,8 @@ def test_what_base_models_keep_for_measures_counts_on_the_disk(load: Load) -> No
     study = load(BLOCK % "full", BIG)
     cards = [CostModel(study, "h100").card(model.spec) for model in study.models]
     tokens = 50 * find_texts("neutral").tokens_per_text
-    states = sum(50 * (card.layers + 1) * 2 * 4 * card.hidden_size for card in cards)
+    points = 50 + 50 + tokens / measure_cost.SENTENCE_TOKENS  # last, mean, and sentences
+    states = sum(points * (card.layers + 1) * 4 * card.hidden_size for card in cards)
     vectors = sum(min(4 * matmul_weights(card), 16 << 30) for card in cards)
     assert measured("") == 0
     assert measured("forgetting") == pytest.approx(2 * tokens * (8 * 1024 + 12), rel=0.01)
@@ -248,6 +250,7 @@ def test_what_base_models_keep_for_measures_counts_on_the_disk(load: Load) -> No
 def test_comparisons_are_costed_as_they_are_made() -> None:
     assert measure_cost.COMPARED_TEXTS == MAX_TEXTS
     assert measure_cost.PERMUTATIONS == NUM_PERMUTATIONS
+    assert measure_cost.MAX_SENTENCES == MAX_SENTENCES
     assert (measure_cost.WORD_DIMENSION, measure_cost.HIDDEN_TOKENS) == (WORD_DIMENSION, MAX_TOKENS)
 
 

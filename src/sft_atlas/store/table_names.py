@@ -12,6 +12,7 @@ TableName = Literal[
     "descriptions",
     "similarities",
     "likelihoods",
+    "benchmark_likelihoods",
     "forgetting",
     "representations",
     "scans",

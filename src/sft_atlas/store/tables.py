@@ -29,7 +29,7 @@ from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.status import wishes
 from sft_atlas.store.store import Store
 from sft_atlas.store.table_names import TableName
-from sft_atlas.store.vectors import Vectors, load_vectors
+from sft_atlas.store.vectors import Vectors, benchmark_likelihoods, load_vectors
 from sft_atlas.study.job import (
     DescribeJob,
     MeasureJob,
@@ -117,6 +117,7 @@ def load_table(store: Store, grid: Grid, name: TableName) -> pd.DataFrame:
         "descriptions": lambda: descriptions_table(store, grid.descriptions),
         "similarities": lambda: similarities_table(store, grid.similarities, _names_by_items(grid)),
         "forgetting": lambda: forgetting_table(store, grid.cells),
+        "benchmark_likelihoods": lambda: _benchmark_likelihoods(store, grid),
     }
     return makers[name]()
 
@@ -152,6 +153,15 @@ def load_tables(store: Store, grid: Grid) -> Tables:
         representations=load_table(store, grid, "representations"),
         scans=load_table(store, grid, "scans"),
         vectors=likelihood_vectors(store, grid),
+    )
+
+
+def _benchmark_likelihoods(store: Store, grid: Grid) -> pd.DataFrame:
+    vectors = likelihood_vectors(store, grid)
+    return (
+        pd.DataFrame()
+        if vectors is None
+        else benchmark_likelihoods(vectors, cells_table(store, grid))
     )
 
 

@@ -36,8 +36,12 @@ _LEADING_FLOPS: Final = 4.0
 for each base model, and left out."""
 _ESTIMATES: Final = 8
 """From one layer's states in one pooling: four of dimension, a curve, groups, two likenesses."""
-_ESTIMATE_FLOPS: Final = 16.0
-"""Per pair of texts, layer and dimension: distances and inner products of two poolings."""
+_ESTIMATE_FLOPS: Final = 8.0
+"""Per pair of points, layer and dimension: distances and inner products of one pooling."""
+SENTENCE_TOKENS: Final = 22.0
+"""Median of the sentences of `neutral`."""
+MAX_SENTENCES: Final = 2_000
+"""Of which hidden states are described."""
 COMPARED_TEXTS: Final = 2_000
 """Rows, and items, that are compared at most."""
 HIDDEN_TOKENS: Final = 512
@@ -46,6 +50,15 @@ PERMUTATIONS: Final = 1_000
 WORD_DIMENSION: Final = 2_048
 _UNKNOWN_TEXTS: Final = 500
 _UNKNOWN_TEXT_TOKENS: Final = 200.0
+
+
+def state_points(num_texts: float, tokens: float) -> tuple[float, ...]:
+    """Return how many hidden states of a layer each pooling has: last, mean, and sentences.
+
+    A set without more sentences than texts has no pooling of its own for them.
+    """
+    sentences = min(num_texts * tokens / SENTENCE_TOKENS, MAX_SENTENCES)
+    return (num_texts, num_texts, sentences) if sentences > num_texts else (num_texts, num_texts)
 
 
 class MeasureCost:
@@ -99,9 +112,12 @@ class MeasureCost:
         card = self._model.card(model)
         seconds = publish + reading_seconds(reading, card, self._machine, scenario)
         if isinstance(measure, RepresentationMeasure):
-            flops = _ESTIMATE_FLOPS * num_texts**2 * (card.layers + 1) * card.hidden_size
+            clouds = state_points(num_texts, length)
+            pairs = sum(num_points**2 for num_points in clouds)
+            flops = _ESTIMATE_FLOPS * pairs * (card.layers + 1) * card.hidden_size
             seconds += flops / (self._core_flops * scenario.estimate_fraction)
-            seconds += 2 * _ESTIMATES * (card.layers + 1) * scenario.estimate_seconds
+            estimates = len(clouds) * _ESTIMATES * (card.layers + 1)
+            seconds += estimates * scenario.estimate_seconds
         return seconds
 
     def texts(self, texts: TextSet) -> tuple[float, float]:

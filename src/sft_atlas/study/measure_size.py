@@ -15,7 +15,7 @@ from sft_atlas.study.measure import (
     LikelihoodMeasure,
     SpectrumMeasure,
 )
-from sft_atlas.study.measure_cost import COMPARED_TEXTS
+from sft_atlas.study.measure_cost import COMPARED_TEXTS, state_points
 from sft_atlas.study.shape import matmul_weights
 from sft_atlas.study.spec import CellSpec, ModelSpec
 
@@ -32,7 +32,6 @@ _LAYER_ROWS: Final = 10
 """Weights of a layer with a row of their own, and its sum."""
 _SCAN_ROWS: Final = 12
 """Of one layer's states in one pooling: scales, and sizes of subsamples."""
-_POOLINGS: Final = 2
 _MAX_VECTOR_BYTES: Final = 16 << 30
 """Of one base model's singular vectors; no more are kept."""
 
@@ -89,6 +88,7 @@ class MeasureSize:
             kept = min(measure.num_kept, card.vocab_size)
             # An id and a log-probability of each kept token; the rest, the likelihood, the best.
             return round(num_texts * min(tokens, measure.max_tokens) * (8 * kept + 12))
-        clouds = _POOLINGS * (card.layers + 1)
-        states = 4 * clouds * num_texts * card.hidden_size if is_base else 0.0
-        return round(states) + clouds * _SCAN_ROWS * _ROW_BYTES
+        clouds = state_points(num_texts, min(tokens, measure.max_tokens))
+        rows = len(clouds) * (card.layers + 1) * _SCAN_ROWS * _ROW_BYTES
+        states = 4 * sum(clouds) * (card.layers + 1) * card.hidden_size if is_base else 0.0
+        return round(states) + rows
