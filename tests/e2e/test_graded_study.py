@@ -28,8 +28,8 @@ benchmarks:
 {more}
 max_tokens: 128
 precision: float32
-measures: {{dataset: false, drift: false, description: false, similarity: [], likelihoods: false, forgetting: false,
-  representations: false}}
+measures: {{dataset: false, drift: false, description: false, similarity: [], likelihoods: false,
+  forgetting: false, representations: false}}
 methods:
   full: {{learning_rate: 5.0e-4, batch_samples: 8}}
 blocks:
