@@ -26,7 +26,7 @@ demo: .venv/installed ## install, run the pocket study (minutes), write its repo
 	$(BIN)/sft-atlas report studies/pocket.yaml
 
 test: .venv/installed-test ## install with the test extras, run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 check: .venv/installed-test ## lint, types, tests: what has to pass before a commit
 	$(BIN)/ruff format --check .

@@ -45,6 +45,7 @@ methods:
   lora: {{learning_rate: 5.0e-3, batch_samples: 8, rank: 8, alpha: 16}}
 blocks:
   single: {{data: each, samples: 24, schedule: constant, epochs: 2, keep: last}}
+measures: {{likelihood_items: 8, texts: {{name: neutral, limit: 40}}}}
 """
 CHOICE = """
 name: {name}

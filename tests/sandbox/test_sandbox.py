@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -204,8 +205,9 @@ def test_a_broken_bubblewrap_refuses_with_its_own_words(tmp_path: Path) -> None:
         "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n"
     )
     broken.chmod(0o755)
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.stat().st_uid == os.getuid() and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o055)
     done = in_new_process("print(why_unavailable())", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.stdout.endswith(
         "does not start in bwrap (bwrap: No permissions to create new namespace)\n"

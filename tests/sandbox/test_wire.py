@@ -120,7 +120,11 @@ def test_views_of_a_dict_keep_their_order_and_their_equality() -> None:
         assert (type(found), list(found)) == (type(view), list(view))
 
 
-@pytest.mark.parametrize("value", [object(), len, lambda: 1, os, ValueError, iter([])], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), len, lambda: 1, os, ValueError, iter([])],
+    ids=["object", "builtin", "function", "module", "class", "iterator"],
+)
 def test_what_is_not_plain_stays_and_is_referred_to(value: Any) -> None:
     seen = []
     assert encode([value], refer=lambda it: seen.append(it) or "reference") == ["reference"]
