@@ -33,7 +33,7 @@ from sft_atlas.study.measure import (
     SpectrumMeasure,
     base_measures,
 )
-from sft_atlas.study.spec import CellSpec, ModelSpec
+from sft_atlas.study.spec import CellSpec, base_cell
 
 _REMEMBERED_SETS: Final = 12
 """Sets of at most 2,000 vectors that are kept between jobs; 16 MB each for words."""
@@ -141,8 +141,3 @@ def modelless_embed(embedder: Embedder) -> Embed:
         StudyError: if the embedder is not at hand.
     """
     return remember_last(build_embed(embedder), num_sets=_REMEMBERED_SETS)
-
-
-def base_cell(model: ModelSpec) -> CellSpec:
-    """Return a base model as a cell."""
-    return CellSpec(model=model, trajectory=None, epoch=0)

@@ -7,7 +7,6 @@ that they change. Every file is compared with its digest before a number is take
 from pathlib import Path
 
 from sft_atlas.model.lora import LoraFactors, read_factors
-from sft_atlas.store.records import check_artifact
 from sft_atlas.store.store import Store
 from sft_atlas.study.spec import CellSpec
 
@@ -28,7 +27,5 @@ def verified_folder(store: Store, cell: CellSpec) -> Path:
         StoreError: if the cell is not stored or damaged.
     """
     folder = store.layout.cell(cell.fingerprint)
-    record = store.read(folder)
-    for name in record.artifacts:
-        check_artifact(folder, record, name)
+    store.read_verified(folder)
     return folder

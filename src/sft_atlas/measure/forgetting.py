@@ -40,7 +40,7 @@ from sft_atlas.model.forward import default_batch_tokens, logits_at
 from sft_atlas.store.records import Record, check_artifact, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import ForgettingMeasure
-from sft_atlas.study.spec import CellSpec
+from sft_atlas.study.spec import CellSpec, base_cell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -254,7 +254,7 @@ def _coarsen(part: _Slice, kept_ids: Tensor | None) -> tuple[Tensor, Tensor, Ten
 def _read_base(
     store: Store, cell: CellSpec, measure: ForgettingMeasure, facts: dict[str, Any]
 ) -> _Base:
-    of_base = CellSpec(model=cell.model, trajectory=None, epoch=0)
+    of_base = base_cell(cell.model)
     folder = store.layout.measure(of_base.fingerprint, measure.fingerprint)
     where = f"{cell.description}: forgetting on texts {measure.texts.name}"
     record = store.find(folder)

@@ -43,7 +43,7 @@ from sft_atlas.model.states import NO_PART, POOLINGS, part_states
 from sft_atlas.store.records import Record, check_artifact, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import RepresentationMeasure
-from sft_atlas.study.spec import CellSpec
+from sft_atlas.study.spec import CellSpec, base_cell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -333,7 +333,7 @@ def _base_states(
     store: Store, cell: CellSpec, measure: RepresentationMeasure, facts: dict[str, Any]
 ) -> States:
     """Return the states of a cell's base model, checked against the record's digest."""
-    base = CellSpec(model=cell.model, trajectory=None, epoch=0)
+    base = base_cell(cell.model)
     folder = store.layout.measure(base.fingerprint, measure.fingerprint)
     record = store.find(folder)
     if record is None:

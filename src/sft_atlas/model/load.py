@@ -23,7 +23,6 @@ from transformers.utils import logging
 from sft_atlas import files
 from sft_atlas.errors import StoreError, StudyError
 from sft_atlas.model import lora
-from sft_atlas.store.records import check_artifact
 from sft_atlas.store.store import Store
 from sft_atlas.study.spec import CellSpec, ModelSpec
 
@@ -89,9 +88,7 @@ def load_cell(base: BaseModel, cell: CellSpec, *, store: Store) -> PreTrainedMod
     if cell.trajectory is None:
         return base.model
     folder = store.layout.cell(cell.fingerprint)
-    record = store.read(folder)
-    for name in record.artifacts:
-        check_artifact(folder, record, name)
+    store.read_verified(folder)
     if cell.trajectory.method.lora is not None:
         lora.load_adapter(folder, base.model)
         lora.merge(base.model)

@@ -94,6 +94,13 @@ class Store:
         """Read a result's record, or return None where nothing was published."""
         return read_record(folder) if self.has(folder) else None
 
+    def read_verified(self, folder: Path) -> Record:
+        """Read a result's record and compare all its files with their digests; raises as `read`."""
+        record = read_record(folder)
+        for name in record.artifacts:
+            check_artifact(folder, record, name)
+        return record
+
     def artifact(self, folder: Path, name: str) -> Path:
         """Return the path of a result's file after checking it against the record's digest."""
         return check_artifact(folder, read_record(folder), name)
@@ -113,9 +120,7 @@ class Store:
 
     def _is_damaged(self, folder: Path) -> bool:
         try:
-            record = read_record(folder)
-            for name in record.artifacts:
-                check_artifact(folder, record, name)
+            self.read_verified(folder)
         except (StoreError, FileNotFoundError):
             return folder.is_dir()
         return False

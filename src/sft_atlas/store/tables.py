@@ -44,7 +44,7 @@ from sft_atlas.study.spec import (
     BenchmarkItems,
     BenchmarkSpec,
     CellSpec,
-    ModelSpec,
+    base_cell,
 )
 from sft_atlas.study.study import Study
 
@@ -209,7 +209,7 @@ def cells_table(store: Store, grid: Grid) -> pd.DataFrame:
 
 def scores_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell and benchmark, whether scored or not, with its gain over the base."""
-    bases = {w.cell.fingerprint: base_of(w.cell.model).fingerprint for w in grid.cells}
+    bases = {w.cell.fingerprint: base_cell(w.cell.model).fingerprint for w in grid.cells}
     names = {benchmark.fingerprint: benchmark for benchmark in grid.benchmarks}
     wanted = [
         Wanted(cell=cell, base=base, benchmark=benchmark)
@@ -264,11 +264,6 @@ def curves_table(store: Store, cells: pd.DataFrame) -> pd.DataFrame:
     outcomes = {key: longest_outcome(store, key) for key in trajectories}
     folders = {key: folder for key, folder in outcomes.items() if folder}
     return stack(store, folders, "metrics.parquet", "trajectory")
-
-
-def base_of(model: ModelSpec) -> CellSpec:
-    """Return the base model as a cell."""
-    return CellSpec(model=model, trajectory=None, epoch=0)
 
 
 def labels(cell: CellSpec) -> dict[str, Any]:

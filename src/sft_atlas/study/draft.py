@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sft_atlas.study.grid import iter_cells
-from sft_atlas.study.spec import CellSpec, TrajectorySpec
+from sft_atlas.study.spec import CellSpec, TrajectorySpec, base_cell
 from sft_atlas.study.study import Study
 
 
@@ -48,4 +48,4 @@ class Draft:
     def bases(self) -> list[CellSpec]:
         """The base models that are trained, as cells."""
         models = {t.model.fingerprint: t.model for t in self.trajectories.values()}
-        return [CellSpec(model=model, trajectory=None, epoch=0) for model in models.values()]
+        return [base_cell(model) for model in models.values()]

@@ -87,7 +87,7 @@ class MissingJobs:
         evaluate = self._evaluate_jobs()
         grade = self._grade_jobs([planned.job for planned in (*train, *evaluate)])
         overlap = self._overlap_jobs()
-        prepare = [PlannedJob(job=job, cost=self._cost.job(job)) for job in self._wanted.values()]
+        prepare = [self._planned(job) for job in self._wanted.values()]
         describe = self._describe_jobs()
         similarity = self._similarity_jobs()
         updates = self._updates_jobs([planned.job for planned in train])
@@ -113,7 +113,7 @@ class MissingJobs:
             if is_recorded and all(cell.fingerprint in stored.cells for cell in job.cells):
                 continue
             needs = self._needs_of(trajectory)
-            found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
+            found.append(self._planned(job, needs))
         return found
 
     def _needs_of(self, trajectory: TrajectorySpec) -> frozenset[str]:
@@ -144,7 +144,7 @@ class MissingJobs:
             lacking = missing_measures(cell, measures, stored)
             if benchmarks or lacking:
                 job = EvaluateJob(cell=cell, benchmarks=benchmarks, measures=lacking)
-                found.append(PlannedJob(job=job, cost=self._cost.job(job)))
+                found.append(self._planned(job))
         return found
 
     def _grade_jobs(self, jobs: Iterable[Job]) -> list[PlannedJob]:
@@ -167,7 +167,7 @@ class MissingJobs:
                     for b in benchmarks
                 )
                 needs = frozenset(makers[cell.fingerprint] if lacks else ())
-                found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
+                found.append(self._planned(job, needs))
         return found
 
     def _overlap_jobs(self) -> list[PlannedJob]:
@@ -184,9 +184,7 @@ class MissingJobs:
             for items in distinct_items(self._study.benchmark_specs)
         ]
         return [
-            PlannedJob(job=job, cost=self._cost.job(job))
-            for job in jobs
-            if job.fingerprint not in self._inventory.overlaps
+            self._planned(job) for job in jobs if job.fingerprint not in self._inventory.overlaps
         ]
 
     def _describe_jobs(self) -> list[PlannedJob]:
@@ -199,7 +197,7 @@ class MissingJobs:
             for use in self._largest_uses()
         ]
         return [
-            PlannedJob(job=job, cost=self._cost.job(job))
+            self._planned(job)
             for job in jobs
             if job.fingerprint not in self._inventory.descriptions
         ]
@@ -227,7 +225,7 @@ class MissingJobs:
                 )
                 if lacking:
                     job = SimilarityJob(pairs=lacking)
-                    found.append(PlannedJob(job=job, cost=self._cost.job(job)))
+                    found.append(self._planned(job))
         return found
 
     def _updates_jobs(self, train: Iterable[Job]) -> list[PlannedJob]:
@@ -250,8 +248,11 @@ class MissingJobs:
             if len(cells) > 1 and job.fingerprint not in self._inventory.updates:
                 names = {cell.fingerprint for cell in cells}
                 needs = frozenset(makers[name] for name in names & makers.keys())
-                found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
+                found.append(self._planned(job, needs))
         return found
+
+    def _planned(self, job: Job, needs: frozenset[str] = frozenset()) -> PlannedJob:
+        return PlannedJob(job=job, cost=self._cost.job(job), needs=needs)
 
     def _largest_uses(self) -> list[PrepareJob]:
         """Return the largest use of each dataset, under whichever model."""
@@ -281,7 +282,7 @@ class MissingJobs:
             )
             if job.fingerprint not in self._inventory.datasets:
                 needs = frozenset([self._needs(job.model, job.dataset)])
-                found.append(PlannedJob(job=job, cost=self._cost.job(job), needs=needs))
+                found.append(self._planned(job, needs))
         return found
 
     def _needs(self, model: ModelSpec, dataset: DatasetSpec) -> str:

@@ -220,6 +220,11 @@ class CellSpec:
         )
 
 
+def base_cell(model: ModelSpec) -> CellSpec:
+    """Return a base model as a cell."""
+    return CellSpec(model=model, trajectory=None, epoch=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkDefinition:
     """How one item becomes a question and how its answer is judged; read from a benchmark file."""
