@@ -21,19 +21,29 @@ LAYERS = [
     {"catalog"},
     {"study"},
     {"store"},
-    {"data"},
+    {"data", "statistics"},
     {"weights", "sandbox", "judge"},
     {"model"},
-    {"train", "evaluate", "grade", "measure", "analyze", "render"},
+    {
+        *("train", "evaluate", "grade", "measure"),
+        *("evidence", "analyze", "forecast", "decide", "render"),
+    },
     {"execute", "miniature"},
     {"api"},
     {"cli", "__init__"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-STAGES = {"train", "evaluate", "grade", "measure", "analyze", "render"}
-# The page shows what the analysis found: render reads analyze's frozen Findings and tables.
-ALLOWED_SIBLINGS = {("render", "analyze")}
+STAGES = {
+    *("train", "evaluate", "grade", "measure"),
+    *("evidence", "analyze", "forecast", "decide", "render"),
+}
+# The page shows what was found: render reads the frozen results of the others. A forecast is made
+# from the gains that analyze defines, a decision from a forecast.
+ALLOWED_SIBLINGS = {
+    *(("render", name) for name in ("analyze", "forecast", "decide", "evidence")),
+    *(("forecast", "analyze"), ("decide", "analyze"), ("decide", "forecast")),
+}
 
 KNOW_STAGES = {
     "execute/worker.py",
@@ -134,6 +144,9 @@ def test_only_the_worker_catches_everything() -> None:
         "sft_atlas.study.plan",
         "sft_atlas.store.tables",
         "sft_atlas.analyze.findings",
+        "sft_atlas.evidence.tidy",
+        "sft_atlas.forecast.forecast",
+        "sft_atlas.decide.recommend",
         "sft_atlas.render.html",
         "sft_atlas.execute.local",
         "sft_atlas.data.sources",

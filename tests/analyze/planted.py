@@ -120,7 +120,11 @@ def make_tables(world: World = World()) -> Tables:
             for b, benchmark in enumerate(benchmarks):
                 if failed:
                     row = {"benchmark": benchmark, "skill": skills[b], "language": "en"}
-                    row |= {"metric": "exact_match", "reason": label["failure_message"]}
+                    row |= {
+                        "in_mean": True,
+                        "metric": "exact_match",
+                        "reason": label["failure_message"],
+                    }
                     scores.append(label | row)
                     continue
                 value = float(np.clip(base[m, b] + effect[b], 0, 1))
@@ -153,7 +157,7 @@ def make_tables(world: World = World()) -> Tables:
     state = ["state", "is_trained", "failure_kind", "failure_message"]
     measured_columns = ["score", "standard_error", "num_items", "num_scored", "reason"]
     measured_columns += ["base_score", "gain", "gain_se", "gain_low", "gain_high", "num_paired"]
-    named = ["cell", "benchmark", "skill", "language", "metric"]
+    named = ["cell", "benchmark", "skill", "language", "metric", "in_mean"]
     cell_frame = pd.DataFrame(cells, columns=["cell", *LABELS, *state]).astype(
         dict.fromkeys(WHOLE, "Int64")
     )
@@ -190,6 +194,7 @@ def _score(
         "skill": skill,
         "language": "en",
         "metric": "exact_match",
+        "in_mean": True,
         "score": score,
         "standard_error": float(np.sqrt(score * (1 - score) / n)),
         "num_items": n,

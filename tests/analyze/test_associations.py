@@ -10,13 +10,13 @@ import scipy.stats
 from sft_atlas.analyze.analysis import analyze
 from sft_atlas.analyze.associations import (
     MIN_POINTS,
-    adjusted_p_values,
     associations,
     property_points,
 )
 from sft_atlas.analyze.data_properties import Properties, data_properties
 from sft_atlas.analyze.gains import AVERAGE, cell_gains, common_benchmarks, mean_gains
 from sft_atlas.analyze.relations import RIVALS
+from sft_atlas.statistics.multiplicity import benjamini_hochberg
 
 SMALL = {"methods": ("full",), "epochs": (1,), "num_models": 5, "num_layers": 2}
 SMALL |= {"own": 0.0, "other": 0.0}
@@ -106,6 +106,6 @@ def test_p_values_are_adjusted_as_scipy_does() -> None:
     p_values = np.array([0.01, 0.04, np.nan, 0.03, 0.2, 0.01])
     known = np.isfinite(p_values)
     expected = scipy.stats.false_discovery_control(p_values[known])
-    assert adjusted_p_values(p_values)[known] == pytest.approx(expected)
-    assert np.isnan(adjusted_p_values(p_values)[2])
-    assert adjusted_p_values(np.full(2, np.nan)).shape == (2,)
+    assert benjamini_hochberg(p_values)[known] == pytest.approx(expected)
+    assert np.isnan(benjamini_hochberg(p_values)[2])
+    assert benjamini_hochberg(np.full(2, np.nan)).shape == (2,)

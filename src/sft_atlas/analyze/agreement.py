@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sft_atlas.analyze.clusters import MIN_CLUSTERS, Floats, Ints, percentile_interval
+from sft_atlas.statistics.clusters import MIN_CLUSTERS, Floats, Ints, percentile_interval
 
 MIN_SHARED: Final = 3
 """Fewest datasets that two models must share to be a pair."""

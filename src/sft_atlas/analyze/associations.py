@@ -14,7 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import (
+from sft_atlas.analyze.data_properties import Predictor, Properties, attach
+from sft_atlas.analyze.gains import AVERAGE, common_benchmarks
+from sft_atlas.statistics.clusters import (
     MIN_CLUSTERS,
     Floats,
     Ints,
@@ -22,9 +24,8 @@ from sft_atlas.analyze.clusters import (
     percentile_interval,
     two_way_weights,
 )
-from sft_atlas.analyze.correlation import demean, weighted_pearson, weighted_ranks
-from sft_atlas.analyze.data_properties import Predictor, Properties, attach
-from sft_atlas.analyze.gains import AVERAGE, common_benchmarks
+from sft_atlas.statistics.correlation import demean, weighted_pearson, weighted_ranks
+from sft_atlas.statistics.multiplicity import benjamini_hochberg
 
 POOLED: Final = "*"
 """In the column `benchmark`: every benchmark's gains together, not averaged."""
@@ -263,17 +264,6 @@ def _with_adjusted(table: pd.DataFrame) -> pd.DataFrame:
     """Adjust p-values for the number of predictors that were looked at."""
     keys = ["setting", "method", "benchmark", "variant", "statistic"]
     adjusted = table.groupby(keys, sort=False)["p_value"].transform(
-        lambda p: pd.Series(adjusted_p_values(p.to_numpy(dtype=np.float64)), index=p.index)
+        lambda p: pd.Series(benjamini_hochberg(p.to_numpy(dtype=np.float64)), index=p.index)
     )
     return table.assign(p_adjusted=adjusted)
-
-
-def adjusted_p_values(p_values: Floats) -> Floats:
-    """Return Benjamini and Hochberg's adjusted p-values; NaN stays NaN and counts for nothing."""
-    result = np.full(p_values.shape, np.nan)
-    known = np.flatnonzero(np.isfinite(p_values))
-    order = known[np.argsort(-p_values[known], kind="stable")]
-    ranks = np.arange(order.size, 0, -1)
-    steps = p_values[order] * order.size / np.maximum(ranks, 1)
-    result[order] = np.minimum(np.minimum.accumulate(steps), 1.0) if order.size else steps
-    return result

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Floats
 from sft_atlas.analyze.gains import AVERAGE, labelled_cells
 from sft_atlas.analyze.positions import clusters_of, column_means, counts_of, read_off
+from sft_atlas.statistics.clusters import Floats
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
 from sft_atlas.analyze.gains import AVERAGE
+from sft_atlas.statistics.clusters import Mean, codes, two_way_mean
 
 _COLUMNS: Final = (
     "setting",

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
 from sft_atlas.analyze.epochs import last_against_first
 from sft_atlas.analyze.pairs import mean_difference, paired_differences
+from sft_atlas.statistics.clusters import Mean, codes, two_way_mean
 
 NUM_ERRORS: Final = 3.0
 """Standard errors beyond which a single gain is counted as a gain or a loss."""
@@ -56,13 +56,20 @@ class Finding:
     """The benchmarks behind it; empty for all."""
     p_value: float | None = None
     """Of a test that needs no large numbers; None where none was made."""
+    p_adjusted: float | None = None
+    """The same, adjusted for all tests of `family`."""
+    family: str = ""
+    """The tests that were declared together before looking, and how they are adjusted."""
+    reason: str = ""
+    """Why nothing could be estimated; empty where something was."""
 
     @property
     def is_clear(self) -> bool:
         """Tell whether the interval excludes 0, and a test does not disagree."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return False
-        return self.p_value is None or self.p_value <= MAX_P
+        p_value = self.p_value if self.p_adjusted is None else self.p_adjusted
+        return p_value is None or p_value <= MAX_P
 
 
 def points(value: float, digits: int = 1) -> str:

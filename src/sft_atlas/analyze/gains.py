@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import t_quantile
+from sft_atlas.statistics.clusters import t_quantile
 from sft_atlas.store.scored import SCORE_BOUNDS
 
 if TYPE_CHECKING:
@@ -71,16 +71,16 @@ def labelled_cells(cells: pd.DataFrame) -> pd.DataFrame:
 def cell_gains(tables: "Tables") -> pd.DataFrame:
     """Return one row per trained cell and benchmark that has a gain.
 
-    Columns: those of `labelled_cells`, and benchmark, skill, gain, gain_se, gain_low, gain_high
-    (paired over items), num_items. Gains of ratings are fractions of the range of grades, so that
-    they can be averaged with others. The error is no smaller than half the interval's width over
-    1.96: it is 0 where all items agree, which is no certainty.
+    Columns: those of `labelled_cells`, and benchmark, skill, language, in_mean, gain, gain_se,
+    gain_low, gain_high (paired over items), num_items. Gains of ratings are fractions of the range
+    of grades, so that they can be averaged with others. The error is no smaller than half the
+    interval's width over 1.96: it is 0 where all items agree, which is no certainty.
     """
     labels = labelled_cells(tables.cells)
     if labels.empty or tables.scores.empty:
         return pd.DataFrame(columns=[*labels.columns, *_MEASURED])
     scores = tables.scores.loc[tables.scores["gain"].notna(), ["cell", "metric", *_MEASURED]]
-    scores = scores.astype({"num_items": int})
+    scores = scores.astype({"num_items": "Int64"})
     ranges = {metric: high - low for metric, (low, high) in SCORE_BOUNDS.items()}
     scale = scores.pop("metric").map(ranges).astype(float).fillna(1.0)
     scores[_GAINS] = scores[_GAINS].div(scale, axis=0)
@@ -90,13 +90,16 @@ def cell_gains(tables: "Tables") -> pd.DataFrame:
 
 
 _GAINS: Final = ["gain", "gain_se", "gain_low", "gain_high"]
-_MEASURED: Final = ("benchmark", "skill", *_GAINS, "num_items")
+_MEASURED: Final = ("benchmark", "skill", "language", "in_mean", *_GAINS, "num_items")
 
 
 def common_benchmarks(gains: pd.DataFrame) -> list[str]:
-    """Benchmarks that a mean is taken over: those scored for at least half of the cells."""
+    """Benchmarks that a mean is taken over: those scored for at least half of the cells, unless
+    their publisher counts them with another (other shots, parts of a total).
+    """
     if gains.empty:
         return []
+    gains = gains[gains["in_mean"].astype(bool)]
     share = gains.groupby("benchmark", sort=False)["cell"].nunique() / gains["cell"].nunique()
     return [str(name) for name in share.index[share >= 0.5]]
 

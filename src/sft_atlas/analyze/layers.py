@@ -14,15 +14,15 @@ import pandas as pd
 
 from sft_atlas.analyze.agreement import agreement
 from sft_atlas.analyze.associations import MIN_POINTS
-from sft_atlas.analyze.clusters import (
+from sft_atlas.analyze.gains import AVERAGE
+from sft_atlas.analyze.positions import clusters_of, column_means, counts_of, read_off
+from sft_atlas.statistics.clusters import (
     MIN_CLUSTERS,
     Floats,
     simultaneous_band,
     two_way_weights,
 )
-from sft_atlas.analyze.correlation import demean, weighted_pearson
-from sft_atlas.analyze.gains import AVERAGE
-from sft_atlas.analyze.positions import clusters_of, column_means, counts_of, read_off
+from sft_atlas.statistics.correlation import demean, weighted_pearson
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables

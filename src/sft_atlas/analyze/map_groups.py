@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sft_atlas.analyze.clusters import MIN_CLUSTERS, Floats, Ints, codes, percentile_interval
 from sft_atlas.analyze.likelihood_space import cosines, displacements
+from sft_atlas.statistics.clusters import MIN_CLUSTERS, Floats, Ints, codes, percentile_interval
 
 GROUPINGS: Final = ("family", "model", "data", "method", "samples", "epoch")
 RELATIONS: Final = ("same model, other data", "same data, other model", "neither the same")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
+from sft_atlas.statistics.clusters import Mean, codes, two_way_mean
 
 _FIXED: Final = (
     "model",

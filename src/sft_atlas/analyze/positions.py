@@ -8,7 +8,7 @@ a deeper model values are interpolated.
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Floats, Ints, Mean, codes, two_way_mean
+from sft_atlas.statistics.clusters import Floats, Ints, Mean, codes, two_way_mean
 
 
 def read_off(curves: pd.DataFrame, cells: "pd.Series[str]", column: str, at: Floats) -> Floats:

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import percentile_interval
 from sft_atlas.analyze.data_properties import PERPLEXITY as PERPLEXITY_KEY
 from sft_atlas.analyze.data_properties import Predictor
 from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, main_setting, minus
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.layers import LayerProfile
+from sft_atlas.statistics.clusters import percentile_interval
 
 PERPLEXITY: Final = "Does data that the base model finds likely help more?"
 RIVALS: Final = "Which property of the data goes most closely with gain?"

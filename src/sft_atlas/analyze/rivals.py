@@ -19,9 +19,9 @@ from sft_atlas.analyze.associations import (
     gain_sides,
     points_of,
 )
-from sft_atlas.analyze.clusters import MIN_CLUSTERS, percentile_interval
 from sft_atlas.analyze.data_properties import PERPLEXITY, Predictor
 from sft_atlas.analyze.gains import AVERAGE
+from sft_atlas.statistics.clusters import MIN_CLUSTERS, percentile_interval
 
 _COLUMNS: Final = (
     *("setting", "method", "variant", "first", "second", "first_estimate", "second_estimate"),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import codes, two_way_mean
 from sft_atlas.analyze.gains import AVERAGE, labelled_cells
+from sft_atlas.statistics.clusters import codes, two_way_mean
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables

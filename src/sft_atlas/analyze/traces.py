@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.clusters import Mean, codes, two_way_mean
 from sft_atlas.analyze.dimension_profile import TURN, dimension_rises
 from sft_atlas.analyze.findings import TWO_WAY, Finding, interval_text, main_setting, minus, plural
 from sft_atlas.analyze.forgetting import method_pairs
 from sft_atlas.analyze.pairs import mean_difference
 from sft_atlas.analyze.relations import disagreement
+from sft_atlas.statistics.clusters import Mean, codes, two_way_mean
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables

@@ -222,17 +222,18 @@ def scores_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:
     found = load_scores(store, wanted).rename(columns={"benchmark": "fingerprint"})
     table = wishes.merge(found, on=["cell", "fingerprint"], how="left")
     table = table.merge(cells, on="cell")
-    facts = pd.DataFrame(
+    known = pd.DataFrame(
         [(key, b.name, b.skill, b.language, b.definition.metric) for key, b in names.items()],
         columns=["fingerprint", "benchmark", "skill", "language", "metric"],
     )
-    table = table.merge(facts, on="fingerprint").drop(columns="fingerprint")
+    table = table.merge(known, on="fingerprint").drop(columns="fingerprint")
     unscored = table["score"].isna() & table["reason"].isna()
     reasons = table["failure_message"].fillna("not evaluated yet")
     table["reason"] = table["reason"].mask(unscored, reasons)
     # The index's columns begin with cell, benchmark and the stamp, which it keeps for itself.
     measured = list(COLUMNS)[3:]
-    return table[["cell", "benchmark", "skill", "language", "metric", *measured, *LABELS, "state"]]
+    facts = ["cell", "benchmark", "skill", "language", "metric", "in_mean"]
+    return table.assign(in_mean=True)[[*facts, *measured, *LABELS, "state"]]
 
 
 def groups_table(store: Store, grid: Grid, cells: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sft_atlas.analyze.correlation import demean, weighted_pearson, weighted_ranks
+from sft_atlas.statistics.correlation import demean, weighted_pearson, weighted_ranks
 
 
 @pytest.fixture

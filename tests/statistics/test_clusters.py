@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sft_atlas.analyze.clusters import (
+from sft_atlas.statistics.clusters import (
     codes,
     percentile_interval,
     simultaneous_band,

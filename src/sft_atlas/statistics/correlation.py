@@ -7,7 +7,7 @@ counts twice in both.
 
 import numpy as np
 
-from sft_atlas.analyze.clusters import Floats, Ints
+from sft_atlas.statistics.clusters import Floats, Ints
 
 _TINY = 1e-12
 

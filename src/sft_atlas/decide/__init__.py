@@ -1,0 +1,1 @@
+"""Choose data, method, samples and epochs for a model, and which runs to make first."""

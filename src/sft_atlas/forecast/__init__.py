@@ -1,0 +1,1 @@
+"""Foretell the gain of a training run before it is made, and say how often that held."""
