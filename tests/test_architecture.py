@@ -30,7 +30,7 @@ LAYERS = [
     },
     {"execute", "miniature"},
     {"api"},
-    {"cli", "__init__"},
+    {"cli", "__init__", "api_reference"},
     {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sft_atlas
+from sft_atlas.api_reference import render_api
 from sft_atlas.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -41,3 +42,15 @@ def test_the_starter_study_plans_as_it_is(tmp_path: Path) -> None:
     plan = sft_atlas.plan(path)
     assert plan.num_cells == 2 * 2 * 2 * 3 + 2 * 2
     assert not plan.cost.guessed_sizes
+
+
+def test_the_python_page_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert page == render_api(), "run `python -m sft_atlas.api_reference docs`"
+
+
+def test_every_verb_is_a_function() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        verb = command.name or command.callback.__name__
+        assert callable(getattr(sft_atlas, {"import": "import_results"}.get(verb, verb))), verb
