@@ -113,10 +113,11 @@ def mean_gains(gains: pd.DataFrame) -> pd.DataFrame:
     names = common_benchmarks(gains)
     kept = gains[gains["benchmark"].isin(names)]
     keys = [*_LABELS, "epochs", "setting", "is_final"]
-    groups = kept.groupby("cell", sort=False)
-    means = groups["gain"].agg(["mean", "size"])
-    squared = groups["gain_se"].agg(lambda se: (se**2).sum(skipna=False))
-    means["gain_se"] = np.sqrt(squared) / means["size"]
+    # A missing error must not pass for none: infinity survives the sum.
+    squared = (kept["gain_se"] ** 2).fillna(np.inf)
+    groups = kept.assign(squared=squared).groupby("cell", sort=False)
+    means = groups.agg(mean=("gain", "mean"), size=("gain", "size"), squared=("squared", "sum"))
+    means["gain_se"] = (np.sqrt(means["squared"]) / means["size"]).replace(np.inf, np.nan)
     complete = means[means["size"] == len(names)].rename(columns={"mean": "gain"})
     labels = kept.drop_duplicates("cell")[keys]
     result = labels.merge(complete[["gain", "gain_se"]], left_on="cell", right_index=True)

@@ -58,10 +58,11 @@ def tidy_tables(rows: pd.DataFrame) -> Tables:
 
 def _names(rows: pd.DataFrame, keys: list[str]) -> "pd.Series[str]":
     """Fingerprint of each row's values of `keys`."""
-    texts = rows[keys].astype("string").fillna("")
-    distinct = texts.drop_duplicates()
-    names = [fingerprint(dict(zip(keys, row, strict=True))) for row in distinct.to_numpy().tolist()]
-    return texts.merge(distinct.assign(name=names), on=keys, how="left")["name"]
+    places = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    firsts = rows.iloc[np.unique(places, return_index=True)[1]][keys]
+    texts = firsts.astype("string").fillna("").to_numpy().tolist()
+    names = [fingerprint(dict(zip(keys, row, strict=True))) for row in texts]
+    return pd.Series(np.array(names)[places], index=rows.index, dtype="string")
 
 
 def _with_errors(rows: pd.DataFrame) -> pd.DataFrame:
