@@ -9,6 +9,7 @@ independently (Owen 2007, "The pigeonhole bootstrap").
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ class Mean:
     num_rows: int
     num_models: int
     num_datasets: int
+    degrees_of_freedom: float = math.nan
+    """Of the Student's t behind the bounds; NaN where they could not be formed."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -45,7 +48,7 @@ def codes(labels: object) -> Ints:
     return np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def t_quantile(num_clusters: int, level: float = LEVEL) -> float:
+def t_quantile(num_clusters: float, level: float = LEVEL) -> float:
     """Two-sided Student-t multiplier with `num_clusters - 1` degrees of freedom; NaN below two."""
     if num_clusters < 2:
         return math.nan
@@ -59,6 +62,7 @@ def two_way_mean(
     datasets: Ints,
     item_errors: Floats | None = None,
     level: float = LEVEL,
+    degrees: Literal["fewest", "effective"] = "fewest",
 ) -> Mean:
     """Mean of rows that share models and datasets.
 
@@ -68,6 +72,12 @@ def two_way_mean(
     `item_errors`, the rows' own standard errors, set a floor: rows that agree by chance, or because
     they have few items, are no certainty. One that is not finite leaves the floor unknown: error
     and interval are then NaN.
+
+    Student's t has the smaller number of clusters less one degrees of freedom (`fewest`), or those
+    of the variance that is estimated (`effective`: Satterthwaite 1946), which are more where the
+    larger factor carries it; from three clusters of each on. Normal effects, 3 x 3 to 11 x 10
+    clusters, also with holes: 95 % intervals cover 94 to 99.9 % with `fewest` and 93 to 99 % with
+    `effective`, which are up to 44 % narrower.
     """
     num_models, num_datasets = _count(models), _count(datasets)
     facts = {"num_rows": values.size, "num_models": num_models, "num_datasets": num_datasets}
@@ -83,13 +93,25 @@ def two_way_mean(
     variance = max(single)
     if item_errors is not None:
         variance = max(variance, float(item_errors @ item_errors) / values.size**2)
+    counts = [n for _, n in several]
+    freedom = float(min(counts) - 1)
     if len(ways) == 2:
         pairs = models * (datasets.max() + 1) + datasets
-        variance = max(variance, sum(single) - _cluster_variance(residual, pairs))
+        pair_variance = _cluster_variance(residual, pairs)
+        variance = max(variance, sum(single) - pair_variance)
+        if degrees == "effective" and freedom >= MIN_CLUSTERS - 1:
+            freedom = _effective_degrees(variance, single, pair_variance, counts)
     error = math.sqrt(variance)
-    margin = t_quantile(min(n for _, n in several), level) * error
+    margin = t_quantile(freedom + 1, level) * error
     low, high = estimate - margin, estimate + margin
-    return Mean(estimate=estimate, standard_error=error, low=low, high=high, **facts)
+    return Mean(
+        estimate=estimate,
+        standard_error=error,
+        low=low,
+        high=high,
+        degrees_of_freedom=freedom,
+        **facts,
+    )
 
 
 def two_way_weights(models: Ints, datasets: Ints, *, num_resamples: int, seed: int) -> Floats:
@@ -146,6 +168,17 @@ _NEAR_ONE = 0.9999
 def _count(clusters: Ints) -> int:
     """Number of distinct codes; they are small, so that counting is faster than sorting."""
     return int(np.count_nonzero(np.bincount(clusters)))
+
+
+def _effective_degrees(
+    variance: float, single: list[float], pair_variance: float, counts: list[int]
+) -> float:
+    """Degrees of freedom of `two_way_mean`'s variance, whichever of its terms it is."""
+    free = [n - 1 for n in counts]
+    if variance > max(*single, 0.0) and variance == sum(single) - pair_variance:
+        parts = zip([*single, pair_variance], [*free, free[0] * free[1]], strict=True)
+        return max(min(free), variance**2 / sum(part**2 / n for part, n in parts))
+    return float(free[single.index(variance)] if variance in single else min(free))
 
 
 def _cluster_variance(residual: Floats, clusters: Ints) -> float:
