@@ -4,7 +4,8 @@ The one decision: every table that the report draws is made here, by the same fu
 the Findings, so that a chart and a sentence can never disagree.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,6 +20,7 @@ from sft_atlas.analyze.findings import Finding
 from sft_atlas.analyze.forgetting import forgetting_associations, forgetting_points
 from sft_atlas.analyze.gains import cell_gains, common_benchmarks, gain_map, mean_gains
 from sft_atlas.analyze.layers import layer_profile
+from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.rivals import compare_predictors
 from sft_atlas.analyze.spectra import spectrum_profile, update_groups, update_pairs
 
@@ -71,6 +73,8 @@ class Analysis:
     """What a mean over benchmarks is taken over."""
     num_left_out: int
     """Cells without such a mean, because a common benchmark is missing."""
+    answered: Mapping[str, Answered] = field(default_factory=dict)
+    """The questions of `analyze.questions`, of the forecast and of the decision, by short name."""
 
 
 def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> Analysis:
