@@ -5,9 +5,9 @@ and with what the tests found treated. Both are kept because a reader who compar
 publisher's own figures needs the first, and an answer needs the second.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 from sft_atlas.errors import DataError
 from sft_atlas.evidence.defect import Defect
@@ -18,7 +18,11 @@ from sft_atlas.evidence.treatment import source_rows
 from sft_atlas.store.tables import Tables
 from sft_atlas.strict_yaml import did_you_mean
 
-KINDS: Final = ("massive-sft",)
+Kind = Literal["massive-sft", "lm-eval", "opencompass", "eval-results"]
+KINDS: Final = get_args(Kind)
+
+IMPORTER: Final = 1
+"""Raised when the same source gives other tables or defects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,7 @@ class Imported:
     name: str
     """What the store and the report call it."""
     kind: str
+    """One of `KINDS`."""
     origin: str
     """Path or address, as the user gave it."""
     sha256: str
@@ -35,29 +40,63 @@ class Imported:
     tables: Tables
     """With the defects treated."""
     released: Tables
-    """As published."""
+    """As published; the cells are the same."""
     defects: tuple[Defect, ...]
     checks: tuple[str, ...]
     """What was tested and found right, as sentences."""
+    notes: tuple[str, ...] = ()
+    """What was taken for granted or left out when it was read, as sentences."""
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of base models, runs (cells), benchmarks and scores.
+
+        `num_missing_cells` are runs that the source's own pattern implies and that it lacks;
+        `num_treated` are scores and gains that are not as released.
+        """
+        cells, scores = self.tables.cells, self.tables.scores
+        is_base = cells["method"] == "base"
+        is_done = cells["state"] == "done"
+        old = self.released.scores
+        num_treated = sum(
+            int(((scores[name] != old[name]) & ~(scores[name].isna() & old[name].isna())).sum())
+            for name in ("score", "gain")
+        )
+        return {
+            "num_models": int(cells["model"].nunique()),
+            "num_base_cells": int(is_base.sum()),
+            "num_cells": int((~is_base & is_done).sum()),
+            "num_missing_cells": int((~is_base & ~is_done).sum()),
+            "num_trajectories": int(cells.loc[is_done, "trajectory"].nunique()),
+            "num_benchmarks": int(scores["benchmark"].nunique()),
+            "num_scores": int(old["score"].notna().sum()),
+            "num_treated": num_treated,
+        }
 
 
 def import_results(kind: str, path: Path, *, name: str | None = None) -> Imported:
     """Read a source of one of `KINDS`, test it, and form its tables; nothing is stored.
+
+    `name`: what to call it; None: the source's own name.
 
     Raises:
         DataError: for an unknown kind or a source that cannot be read.
     """
     source = _read(kind, path)
     defects: tuple[Defect, ...] = ()
+    released = tidy_tables(source_rows(source))
+    treated = tidy_tables(source_rows(source, defects))
+    # A run whose scores are all left out was still run.
+    scores = treated.scores.assign(state=released.scores["state"])
     return Imported(
         name=name or source.name,
         kind=kind,
         origin=source.origin,
         sha256=source.sha256,
-        tables=tidy_tables(source_rows(source, defects)),
-        released=tidy_tables(source_rows(source)),
+        tables=replace(treated, cells=released.cells, scores=scores),
+        released=released,
         defects=defects,
         checks=(),
+        notes=source.notes,
     )
 
 

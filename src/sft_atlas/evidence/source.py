@@ -51,9 +51,16 @@ class SourceTable:
     origin: str
     """Path or address, as the user gave it."""
     labels: pd.DataFrame
-    """Columns `LABELS`, and `line`: the place in the source, from 1."""
+    """Columns `LABELS`, and `line`: the row's place in the source, from 1; in a file of separated
+    values the line of that file, so that the first row is 2."""
     texts: pd.DataFrame
     """Scores as written; null where blank. Rows as `labels`, columns named by `Column.name`."""
     values: pd.DataFrame
     """The same as numbers in released units; NaN where blank."""
     columns: tuple[Column, ...]
+    errors: pd.DataFrame | None = None
+    """Standard errors that the source gives, in released units; NaN where it gives none."""
+    num_items: pd.DataFrame | None = None
+    """Items that each score rests on, where that differs between rows; NaN where not known."""
+    notes: tuple[str, ...] = ()
+    """What the reader took for granted or left out, as sentences."""

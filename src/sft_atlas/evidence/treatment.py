@@ -60,7 +60,7 @@ def source_rows(source: SourceTable, defects: Sequence[Defect] = ()) -> pd.DataF
                 score=score,
                 reason=reason,
                 base_reason=base_reason,
-                num_items=column.num_items,
+                num_items=_num_items(source, column),
                 standard_error=_standard_error(source, column, values),
             )
         )
@@ -99,10 +99,24 @@ def _unmixed(source: SourceTable, defects: Sequence[Defect]) -> pd.DataFrame:
     return source.values
 
 
+def _num_items(source: SourceTable, column: Column) -> "pd.Series[float]":
+    if source.num_items is None:
+        return pd.Series(column.num_items, index=source.labels.index, dtype="float64")
+    return source.num_items[column.name].fillna(
+        np.nan if column.num_items is None else column.num_items
+    )
+
+
 def _standard_error(
     source: SourceTable, column: Column, values: pd.DataFrame
 ) -> "pd.Series[float]":
-    """Error of a total of ratings from the spread of its parts; NaN for all else."""
+    """Error that the source gives, or that of a total of ratings from the spread of its parts.
+
+    An error of 0 is none: it says that all items agree, not that the score is certain.
+    """
+    if source.errors is not None:
+        given = source.errors[column.name] * column.scale
+        return given.where(given > 0)
     parts = [part.name for part in source.columns if part.part_of == column.name]
     if column.metric != "rating" or len(parts) < 2:
         return pd.Series(np.nan, index=values.index)

@@ -18,6 +18,7 @@ descriptions/<fingerprint>/           a dataset as texts: lengths, duplicates, d
 similarities/<fingerprint>/           how close a dataset is to a benchmark
 updates/<fingerprint>/                cosines between weight changes of a base model's cells
 maps/<fingerprint>/                   places of cells on the map of all models
+evidence/<name>/                      results that somebody else measured, as tables
 failures/<job>/                       the latest failure of a job, until it succeeds
 working/<trajectory>/                 checkpoints of a run that is not finished
 leases/<job>.lock                     who works on what
@@ -138,6 +139,13 @@ class Layout:
 
     def map(self, fingerprint: str) -> Path:
         return self.maps / fingerprint
+
+    @property
+    def evidences(self) -> Path:
+        return self.root / "evidence"
+
+    def evidence(self, name: str) -> Path:
+        return self.evidences / name
 
     def dataset(self, fingerprint: str) -> Path:
         return self.root / "datasets" / fingerprint
