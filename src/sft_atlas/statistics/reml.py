@@ -1,0 +1,311 @@
+"""How much of the variation of a score belongs to each of several crossed causes?
+
+In: y, fixed columns X and crossed factors (model, data, benchmark and their products), in any
+number of rows per level. Out: variance components by restricted maximum likelihood, fixed effects,
+and the predicted effect (BLUP) of every level with its error.
+
+The decision a reader would ask about: steps use the average of observed and expected information
+(AI-REML: Gilmour, Thompson and Cullis 1995; Johnson and Thompson 1995), which needs a few solves
+instead of second derivatives. A step that lowers the likelihood is halved, then replaced by one of
+EM, which cannot. Variances stay at or above 0; one at 0 stays there while the likelihood falls off
+from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from sft_atlas.statistics.clusters import Floats, Ints
+from sft_atlas.statistics.mixed_equations import (
+    Blocks,
+    Design,
+    NotEstimableError,
+    cross_rows,
+    factor_parts,
+    factorise,
+    invert,
+    is_explained,
+    make_design,
+    solve,
+    unscale,
+)
+from sft_atlas.statistics.restricted_likelihood import State, inner_products, state_at
+
+RESIDUAL: Final = "residual"
+INTERCEPT: Final = "intercept"
+
+_FLOOR: Final = 1e-8
+"""Ratio to the residual variance at which a variance counts as 0 while iterating."""
+_DECREMENT: Final = 1e-10
+_ALIASED: Final = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemlFit:
+    """Variance components and effects; arrays by component are in the order of `names`."""
+
+    names: tuple[str, ...]
+    """The factors that were kept, then `RESIDUAL`."""
+    variances: Floats
+    standard_errors: Floats
+    """From the inverse average information; NaN for a variance of 0."""
+    shares: Floats
+    """Of the sum of all variances."""
+    fixed_names: tuple[str, ...]
+    fixed_effects: Floats
+    fixed_covariance: Floats
+    effects: Mapping[str, Floats]
+    """BLUP of each level, by factor; levels are numbered as they were given."""
+    effect_errors: Mapping[str, Floats]
+    """Standard error of prediction (of u - BLUP), given the variances."""
+    log_likelihood: float
+    """Restricted, with all constants: of y given that X'X is as it is."""
+    is_converged: bool
+    num_iterations: int
+    num_rows: int
+    dropped: Mapping[str, str]
+    """Factors and fixed columns that were left out, each with its reason."""
+    design: Design
+
+
+def fit_reml(
+    values: Floats,
+    factors: Mapping[str, Ints],
+    fixed: Mapping[str, Floats] | None = None,
+    *,
+    start: Floats | None = None,
+    max_iterations: int = 100,
+) -> RemlFit:
+    """Fit y = intercept + X b + sum_k Z_k u_k + e.
+
+    `factors` gives each row's level of each factor, `fixed` further columns of X. Factors that
+    nothing can be told of are dropped with a reason: those with one level, with one row per level,
+    with the same groups as an earlier one, or which X explains. `start` are variances in the order
+    of the kept factors, residual last.
+
+    Raises `NotEstimableError` without rows, with values that are not finite, without variation, or
+    where all factors were dropped.
+    """
+    if values.size == 0 or not np.isfinite(values).all():
+        raise NotEstimableError("there are no scores" if values.size == 0 else "scores are missing")
+    columns, dropped_columns = _independent(values.size, fixed or {})
+    matrix = np.column_stack(list(columns.values()))
+    scale = _residual_scale(values, matrix)
+    kept, dropped = usable_factors(factors)
+    if not kept:
+        raise NotEstimableError(_all_dropped(dropped))
+    design = make_design(kept, matrix)
+    explained = {name for place, name in enumerate(kept) if is_explained(design, place)}
+    if explained:
+        dropped |= dict.fromkeys(explained, "the fixed effects explain all of it")
+        kept = {name: codes for name, codes in kept.items() if name not in explained}
+        if not kept:
+            raise NotEstimableError(_all_dropped(dropped))
+        design = make_design(kept, matrix)
+    scaled = values / scale
+    first = None if start is None else start / scale**2
+    state, is_converged, num_iterations = _maximise(
+        design, *_sufficient(design, scaled), first, max_iterations
+    )
+    return _fit_of(
+        state,
+        scale,
+        tuple(columns),
+        is_converged=is_converged,
+        num_iterations=num_iterations,
+        dropped=dropped | dropped_columns,
+    )
+
+
+def usable_factors(factors: Mapping[str, Ints]) -> tuple[dict[str, Ints], dict[str, str]]:
+    """Return the factors whose variance rows can tell, levels renumbered, and why others cannot."""
+    kept: dict[str, Ints] = {}
+    dropped: dict[str, str] = {}
+    for name, given in factors.items():
+        levels = np.unique(given, return_inverse=True)[1].astype(np.int64)
+        size = int(levels.max()) + 1
+        twin = next((other for other, has in kept.items() if _are_same_groups(has, levels)), None)
+        if size < 2:
+            dropped[name] = "it has one level only"
+        elif size == levels.size:
+            dropped[name] = "each level has one row: it cannot be told apart from the residual"
+        elif twin is not None:
+            dropped[name] = f"its groups are those of {twin}"
+        else:
+            kept[name] = levels
+    return kept, dropped
+
+
+def _maximise(
+    design: Design, right: Blocks, square: float, start: Floats | None, max_iterations: int
+) -> tuple[State, bool, int]:
+    """Climb from `start` (equal parts by default) until no step would gain."""
+    num_parts = len(design.names) + 1
+    variances = np.full(num_parts, 1 / num_parts) if start is None else start
+    state = state_at(design, right, square, _floored(variances))
+    for iteration in range(1, max_iterations + 1):
+        is_free = ~_is_at_floor(state.variances) | (state.scores > 0)
+        step, gain = _newton(state, is_free)
+        if gain < _DECREMENT:
+            return _with_zeros(design, right, square, state), True, iteration
+        state = _climb(design, right, square, state, step)
+    return _with_zeros(design, right, square, state), False, max_iterations
+
+
+def _newton(state: State, is_free: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Return the step of the free variances and the gain in likelihood that it promises twice."""
+    slope = state.scores[is_free]
+    curvature = state.information[np.ix_(is_free, is_free)]
+    size = np.sqrt(np.diag(curvature))
+    unit = curvature / np.outer(size, size) + 1e-12 * np.eye(size.size)
+    step = np.zeros(is_free.size)
+    step[is_free] = linalg.solve(unit, slope / size, assume_a="sym") / size
+    return step, float(slope @ step[is_free])
+
+
+def _climb(design: Design, right: Blocks, square: float, state: State, step: Floats) -> State:
+    """Take the step, or half of it, ..., or one step of EM."""
+    for _ in range(6):
+        # The residual variance may fall to a tenth at once, the others to 0.
+        proposed = state.variances + step
+        proposed[-1] = max(proposed[-1], 0.1 * state.variances[-1])
+        tried = state_at(design, right, square, _floored(proposed))
+        if tried.log_likelihood >= state.log_likelihood - 1e-12 * abs(state.log_likelihood):
+            return tried
+        step = step / 2
+    return state_at(design, right, square, _floored(_em_step(design, state)))
+
+
+def _em_step(design: Design, state: State) -> Floats:
+    """Return the variances of one EM step (Searle, Casella and McCulloch 1992, section 8.3).
+
+    s_k is moved by s_k^2 (y'P V_k P y - tr P V_k) / q_k, which never lowers the likelihood.
+    """
+    counts = np.array([*design.sizes, design.num_rows], dtype=np.float64)
+    moved: Floats = state.variances + 2 * state.variances**2 * state.scores / counts
+    return moved
+
+
+def _floored(variances: Floats) -> Floats:
+    """Raise variances of factors to the smallest that is iterated with."""
+    return np.append(np.maximum(variances[:-1], _FLOOR * variances[-1]), variances[-1])
+
+
+def _is_at_floor(variances: Floats) -> NDArray[np.bool_]:
+    at_floor: NDArray[np.bool_] = variances <= 1.001 * _FLOOR * variances[-1]
+    return at_floor
+
+
+def _with_zeros(design: Design, right: Blocks, square: float, state: State) -> State:
+    """Put variances at the floor to exactly 0; scores and information stay those at the floor."""
+    at_floor = _is_at_floor(state.variances)
+    if not at_floor.any():
+        return state
+    variances = np.where(at_floor, 0.0, state.variances)
+    equations = factorise(design, variances[:-1] / variances[-1])
+    effects = unscale(equations, solve(equations, right))
+    residual = float(variances[-1])
+    quadratic = float((square - inner_products(effects, right))[0]) / residual
+    freedom = design.num_rows - design.num_fixed
+    deviance = freedom * np.log(2 * np.pi * residual) + equations.log_determinant + quadratic
+    return replace(
+        state,
+        variances=variances,
+        equations=equations,
+        inverse=invert(equations),
+        effects=effects,
+        log_likelihood=-0.5 * float(deviance),
+    )
+
+
+def _fit_of(
+    state: State,
+    scale: float,
+    fixed_names: tuple[str, ...],
+    *,
+    is_converged: bool,
+    num_iterations: int,
+    dropped: dict[str, str],
+) -> RemlFit:
+    """Put the results back on the scale of y."""
+    design, residual = state.equations.design, float(state.variances[-1])
+    is_free = state.variances > 0
+    errors = np.full(state.variances.size, np.nan)
+    covariance = linalg.pinvh(state.information[np.ix_(is_free, is_free)])
+    errors[is_free] = np.sqrt(np.diag(covariance))
+    parts = factor_parts(design, state.effects)
+    prediction = [
+        np.sqrt(np.maximum(variance * diagonal, 0.0))
+        for variance, diagonal in zip(state.variances[:-1], state.inverse.diagonals, strict=True)
+    ]
+    start = state.effects.rest.shape[0] - design.num_fixed
+    return RemlFit(
+        names=(*design.names, RESIDUAL),
+        variances=state.variances * scale**2,
+        standard_errors=errors * scale**2,
+        shares=state.variances / state.variances.sum(),
+        fixed_names=fixed_names,
+        fixed_effects=state.effects.rest[start:, 0] * scale,
+        fixed_covariance=state.inverse.fixed * residual * scale**2,
+        effects={name: part[:, 0] * scale for name, part in zip(design.names, parts, strict=True)},
+        effect_errors={
+            name: error * scale for name, error in zip(design.names, prediction, strict=True)
+        },
+        log_likelihood=state.log_likelihood
+        - (design.num_rows - design.num_fixed) * float(np.log(scale)),
+        is_converged=is_converged,
+        num_iterations=num_iterations,
+        num_rows=design.num_rows,
+        dropped=dropped,
+        design=design,
+    )
+
+
+def _sufficient(design: Design, values: Floats) -> tuple[Blocks, float]:
+    return cross_rows(design, values[:, None]), float(values @ values)
+
+
+def _independent(
+    num_rows: int, fixed: Mapping[str, Floats]
+) -> tuple[dict[str, Floats], dict[str, str]]:
+    """Keep the columns that those before them do not explain; an intercept comes first."""
+    kept = {INTERCEPT: np.ones(num_rows)}
+    dropped = {}
+    basis = np.ones((num_rows, 1)) / np.sqrt(num_rows)
+    for name, column in fixed.items():
+        rest = column - basis @ (basis.T @ column)
+        rest = rest - basis @ (basis.T @ rest)
+        length = float(np.linalg.norm(rest))
+        if length <= _ALIASED * max(float(np.linalg.norm(column)), 1e-300):
+            dropped[name] = "the other fixed effects explain all of it"
+            continue
+        kept[name] = np.asarray(column, dtype=np.float64)
+        basis = np.column_stack([basis, rest / length])
+    return kept, dropped
+
+
+def _residual_scale(values: Floats, matrix: Floats) -> float:
+    """Standard deviation of y around X b."""
+    freedom = values.size - matrix.shape[1]
+    if freedom < 1:
+        raise NotEstimableError("there are no more scores than fixed effects")
+    residual = values - matrix @ np.linalg.lstsq(matrix, values, rcond=None)[0]
+    scale = float(np.sqrt(residual @ residual / freedom))
+    if scale <= _ALIASED * max(float(np.abs(values).max()), 1e-300):
+        raise NotEstimableError("the scores do not vary")
+    return scale
+
+
+def _are_same_groups(first: Ints, second: Ints) -> bool:
+    """Tell whether two factors put the same rows together."""
+    pairs = np.unique(first * (int(second.max()) + 1) + second).size
+    return pairs == int(first.max()) + 1 == int(second.max()) + 1
+
+
+def _all_dropped(dropped: Mapping[str, str]) -> str:
+    listed = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
+    return f"no source of variation can be told ({listed})"
