@@ -18,6 +18,13 @@ from sft_atlas.errors import StudyError
 from sft_atlas.execute.disk import free_bytes as free_bytes
 from sft_atlas.execute.disk import refuse_full_disk
 from sft_atlas.execute.tasks import Selection, select_tasks
+from sft_atlas.results import (
+    Results,
+    answer,
+    is_study_file,
+    results_of_others,
+    results_of_study,
+)
 from sft_atlas.store.inventory import read_inventory
 from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
@@ -29,8 +36,10 @@ from sft_atlas.study.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sft_atlas.analyze.analysis import Analysis
     from sft_atlas.analyze.likelihood_map import MapTables
     from sft_atlas.data.inspect import Inspection
+    from sft_atlas.evidence.imported import Imported
     from sft_atlas.execute.rounds import RunResult, View
     from sft_atlas.measure.spectrum import SpectrumRow
     from sft_atlas.measure.weight_pair import PairDrift
@@ -141,7 +150,7 @@ def inspect(study: StudyPath, *, dataset: str, model: str, num_examples: int = 3
 def table(
     study: StudyPath, *, store: Path = DEFAULT_STORE, of: "TableName" = "scores"
 ) -> "pd.DataFrame":
-    """Return one tidy table of a study.
+    """Return one tidy table of a study, or of imported results by their name.
 
     `scores` has one row per cell and benchmark: labels, score, gain over the base, and why one is
     missing. The others are named after what was measured (docs/records.md).
@@ -149,15 +158,32 @@ def table(
     from sft_atlas.store.tables import grid_of, load_table
 
     opened = open_store(store)
+    if not is_study_file(Path(study)):
+        return _imported_table(results_of_others(str(study), opened), of)
     return load_table(opened, grid_of(_open_study(study, opened)), of)
 
 
-def tables(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Tables":
-    """Return all tables of a study: cells, scores, loss curves and everything measured."""
-    from sft_atlas.store.tables import grid_of, load_tables
+def _imported_table(found: Results, name: "TableName") -> "pd.DataFrame":
+    if name not in ("scores", "cells"):
+        raise StudyError(
+            f"{found.name}: imported results have no table {name!r}; expected scores or cells."
+        )
+    return found.tables.scores if name == "scores" else found.tables.cells
 
-    opened = open_store(store)
-    return load_tables(opened, grid_of(_open_study(study, opened)))
+
+def tables(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Tables":
+    """Return all tables of a study, or of imported results: cells, scores, loss curves and
+    everything measured.
+    """
+    return _results(study, open_store(store)).tables
+
+
+def answers(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Analysis":
+    """Answer a study's questions, or those that imported results can answer.
+
+    Findings have an estimate, its 95 % interval, n, unit, method and the cells behind them.
+    """
+    return answer(_results(study, open_store(store)))
 
 
 def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
@@ -210,6 +236,42 @@ def _draw_map(store: Store, tables: "Tables") -> "MapTables":
     for made in drawn.fresh:
         publish_map(store, made)
     return drawn
+
+
+def import_results(
+    kind: str,
+    source: str | Path,
+    *,
+    store: Path = DEFAULT_STORE,
+    name: str | None = None,
+    labels: Path | None = None,
+) -> "Imported":
+    """Read results that somebody else measured, test them, and keep them under a name.
+
+    Args:
+        kind: what wrote them: massive-sft, lm-eval, opencompass or eval-results.
+        source: a file or folder, or an http(s) address of a file.
+        store: where they are kept.
+        name: what to call them; None: the source's own name.
+        labels: a YAML file that says what each model was trained on (docs/evidence.md).
+
+    Raises:
+        DataError: if the source cannot be read.
+        StudyError: for a wrong file of labels.
+        StoreError: if the name stands for other results.
+    """
+    from sft_atlas.evidence.fetched import fetched
+    from sft_atlas.evidence.imported import import_results as read
+    from sft_atlas.evidence.stored import check_name, store_evidence
+
+    if name is not None:
+        check_name(name)
+    # A folder that is no store is refused before anything is read, and made after all was.
+    open_store(store)
+    with fetched(str(source)) as path:
+        found = read(kind, path, name=name, labels=labels, origin=str(source))
+    store_evidence(open_store(store, create=True), found)
+    return found
 
 
 def drift(base: Path, tuned: Path) -> "PairDrift":
@@ -282,6 +344,13 @@ def _sandbox_check() -> machine.Check:
         needed_for="benchmarks that run what a model wrote: humaneval, mbpp",
         fix="" if reason is None else "install bubblewrap (Debian: apt-get install bubblewrap)",
     )
+
+
+def _results(study: StudyPath, store: Store) -> Results:
+    """Read a study file's results, or imported ones by their name."""
+    if is_study_file(Path(study)):
+        return results_of_study(_open_study(study, store), store)
+    return results_of_others(str(study), store)
 
 
 def _open_study(study: StudyPath, store: Store) -> Study:

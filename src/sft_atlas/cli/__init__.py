@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from sft_atlas import api
-from sft_atlas.cli import benchmarks_page, drift_page, pages, plan_page
+from sft_atlas.cli import benchmarks_page, drift_page, import_page, pages, plan_page
 from sft_atlas.cli.progress import run_view
 from sft_atlas.errors import Error
 from sft_atlas.store.table_names import TableName
@@ -208,6 +208,31 @@ def report(
     """Write one self-contained HTML file that works from disk without a network."""
     path = api.report(study, store=store, output=output).absolute()
     _print({"report": str(path)} if as_json else f"report: {path}")
+
+
+@app.command("import")
+def import_results(
+    kind: Annotated[
+        str, typer.Argument(help="What wrote it: massive-sft, lm-eval, opencompass, eval-results.")
+    ],
+    source: Annotated[
+        str, typer.Argument(help="A file or folder, or the address of a file.", show_default=False)
+    ],
+    store: StoreFolder = api.DEFAULT_STORE,
+    name: Annotated[
+        str | None, typer.Option(help="What to call the results; default: the source's name.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="YAML file: what each model was trained on.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read results that others measured, say what is wrong with them, and keep them as tables."""
+    found = api.import_results(kind, source, store=store, name=name, labels=labels)
+    if as_json:
+        _print(import_page.import_json(found))
+    else:
+        _print(import_page.import_page(found, store))
 
 
 @app.command()

@@ -73,15 +73,28 @@ class Imported:
         }
 
 
-def import_results(kind: str, path: Path, *, name: str | None = None) -> Imported:
+def import_results(
+    kind: str,
+    path: Path,
+    *,
+    name: str | None = None,
+    labels: Path | None = None,
+    origin: str | None = None,
+) -> Imported:
     """Read a source of one of `KINDS`, test it, and form its tables; nothing is stored.
 
-    `name`: what to call it; None: the source's own name.
+    Args:
+        kind: what wrote it.
+        path: the file or folder.
+        name: what to call it; None: the source's own name.
+        labels: file that says what each model was trained on (docs/evidence.md).
+        origin: where it came from, if not from `path`.
 
     Raises:
         DataError: for an unknown kind or a source that cannot be read.
+        StudyError: for a wrong file of labels.
     """
-    source = _read(kind, path)
+    source = _read(kind, path, labels)
     defects: tuple[Defect, ...] = ()
     released = tidy_tables(source_rows(source))
     treated = tidy_tables(source_rows(source, defects))
@@ -90,7 +103,7 @@ def import_results(kind: str, path: Path, *, name: str | None = None) -> Importe
     return Imported(
         name=name or source.name,
         kind=kind,
-        origin=source.origin,
+        origin=origin or source.origin,
         sha256=source.sha256,
         tables=replace(treated, cells=released.cells, scores=scores),
         released=released,
@@ -100,7 +113,11 @@ def import_results(kind: str, path: Path, *, name: str | None = None) -> Importe
     )
 
 
-def _read(kind: str, path: Path) -> SourceTable:
+def _read(kind: str, path: Path, labels: Path | None) -> SourceTable:
     if kind == "massive-sft":
+        if labels is not None:
+            raise DataError(
+                f"{labels}: is not used; a {kind} table has its labels. Leave --labels out."
+            )
         return read_massive_sft(path)
     raise DataError(f"no importer {kind!r}; {did_you_mean(kind, KINDS)}")
