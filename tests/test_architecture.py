@@ -28,7 +28,8 @@ LAYERS = [
         *("train", "evaluate", "grade", "measure"),
         *("evidence", "analyze", "forecast", "decide", "render"),
     },
-    {"execute", "miniature"},
+    {"execute", "miniature", "results"},
+    {"reporting"},
     {"api"},
     {"cli", "__init__", "api_reference"},
     {"__main__"},
@@ -105,7 +106,7 @@ def test_every_unit_has_a_layer() -> None:
 
 def test_only_the_worker_and_the_api_know_the_stages() -> None:
     for path in MODULES:
-        if module_name(path) in KNOW_STAGES or unit_of(path) in STAGES | {"api", "cli"}:
+        if module_name(path) in KNOW_STAGES or unit_of(path) in STAGES | {"results", "reporting", "api", "cli"}:
             continue
         known = STAGES & set(imported_units(path))
         assert not known, f"{module_name(path)} imports {known}"

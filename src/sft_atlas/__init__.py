@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sft_atlas.api import (
         DEFAULT_STORE,
+        answers,
         benchmarks,
         doctor,
         drift,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_STORE",
     "Error",
+    "answers",
     "benchmarks",
     "doctor",
     "drift",

@@ -6,9 +6,8 @@ planning and tables do not.
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -30,14 +29,12 @@ from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study import loader
 from sft_atlas.study.plan import Plan, make_plan
-from sft_atlas.study.spec import Source
 from sft_atlas.study.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sft_atlas.analyze.analysis import Analysis
-    from sft_atlas.analyze.likelihood_map import MapTables
     from sft_atlas.data.inspect import Inspection
     from sft_atlas.evidence.imported import Imported
     from sft_atlas.execute.rounds import RunResult, View
@@ -50,11 +47,6 @@ if TYPE_CHECKING:
     from sft_atlas.study.subset import Subset
 
 DEFAULT_STORE: Final = Path("store")
-
-_MINIATURE_NOTICE: Final = (
-    "Models and tasks of this study are synthetic and very small: the miniature world. Learning in "
-    "it is real, but its figures say nothing about large models."
-)
 
 StudyPath = str | os.PathLike[str]
 
@@ -183,7 +175,15 @@ def answers(study: StudyPath, *, store: Path = DEFAULT_STORE) -> "Analysis":
 
     Findings have an estimate, its 95 % interval, n, unit, method and the cells behind them.
     """
-    return answer(_results(study, open_store(store)))
+    return answered(study, store=store)[0]
+
+
+def answered(
+    study: StudyPath, *, store: Path = DEFAULT_STORE
+) -> "tuple[Analysis, Imported | None]":
+    """Return the answers with the imported results that they rest on, if any."""
+    found = _results(study, open_store(store))
+    return answer(found), found.imported
 
 
 def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
@@ -194,48 +194,13 @@ def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
 
 
 def report(study: StudyPath, *, store: Path = DEFAULT_STORE, output: Path | None = None) -> Path:
-    """Write the study's report as one HTML file; returns its path."""
-    from sft_atlas.render.html import Evidence, ReportMeta, write_report
-    from sft_atlas.store.overlaps import overlap_table
-    from sft_atlas.store.tables import grid_of, groups_table, load_tables
+    """Write the report of a study, or of imported results, as one HTML file; returns its path."""
+    from sft_atlas.reporting import write_results_report
 
     opened = open_store(store)
-    loaded = _open_study(study, opened)
-    is_miniature = any(_is_bundled(model.spec.source) for model in loaded.models)
-    meta = ReportMeta(
-        study=loaded.name,
-        description=loaded.about,
-        notice=_MINIATURE_NOTICE if is_miniature else "",
-        study_file=Path(study).read_text(encoding="utf-8"),
-        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        provenance=_provenance(loaded, store),
+    return write_results_report(
+        _results(study, opened), opened, study_file=Path(study), output=output
     )
-    path = output or Path(f"report-{loaded.name}.html")
-    if not path.absolute().parent.is_dir():
-        raise StudyError(f"{path}: its folder does not exist; make it, or use --output.")
-    grid = grid_of(loaded)
-    found = load_tables(opened, grid)
-    cells = [wish.cell for wish in grid.cells]
-    evidence = Evidence(
-        groups=groups_table(opened, grid, found.cells),
-        overlaps=overlap_table(opened, grid.overlaps, cells=cells, benchmarks=grid.benchmarks),
-        map=_draw_map(opened, found),
-    )
-    return write_report(found, meta, path, evidence=evidence)
-
-
-def _draw_map(store: Store, tables: "Tables") -> "MapTables":
-    """Place the cells on the map that earlier reports of any study made; keep what is new."""
-    from sft_atlas.analyze.likelihood_map import MapTables, default_steps, map_tables
-    from sft_atlas.store.maps import load_mapped, publish_map
-
-    if tables.vectors is None:
-        return MapTables()
-    vectors, known = load_mapped(store, tables.vectors, default_steps())
-    drawn = map_tables(vectors, tables.cells, known=known)
-    for made in drawn.fresh:
-        publish_map(store, made)
-    return drawn
 
 
 def import_results(
@@ -358,25 +323,6 @@ def _open_study(study: StudyPath, store: Store) -> Study:
     from sft_atlas.execute.extend import apply_extensions
 
     return apply_extensions(load_study(study), store)
-
-
-def _provenance(study: Study, store: Path) -> list[tuple[str, str]]:
-    models = [(f"model {m.spec.name}", _source_text(m.spec.source)) for m in study.models]
-    datasets = [(f"dataset {d.spec.name}", _source_text(d.spec.source)) for d in study.datasets]
-    versions = [
-        (name, metadata.version(name)) for name in ("sft-atlas", "torch", "transformers", "numpy")
-    ]
-    return [*versions, ("store", str(store)), *models, *datasets]
-
-
-def _is_bundled(source: Source) -> bool:
-    return source.path is not None and Path(__file__).parent in source.path.parents
-
-
-def _source_text(source: Source) -> str:
-    if source.hub:
-        return f"{source.hub} at {source.revision or 'its main branch'}"
-    return f"SHA-256 {source.sha256}"
 
 
 def _find(name: str, known: dict[str, T], study: StudyPath, kind: str) -> T:

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from sft_atlas import api
-from sft_atlas.cli import benchmarks_page, drift_page, import_page, pages, plan_page
+from sft_atlas.cli import answers_page, benchmarks_page, drift_page, import_page, pages, plan_page
 from sft_atlas.cli.progress import run_view
 from sft_atlas.errors import Error
 from sft_atlas.store.table_names import TableName
@@ -33,11 +33,23 @@ miniature_app = typer.Typer(no_args_is_help=True, help="The built-in miniature w
 app.add_typer(miniature_app, name="miniature")
 
 Study = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
+Results = Annotated[
+    Path,
+    typer.Argument(help="The study file, or the name of imported results.", show_default=False),
+]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/cli.md lists the keys).")]
 
 
 _TABLES = get_args(TableName)
+
+
+class AnswerFormat(StrEnum):
+    """How `answers` writes its sentences."""
+
+    text = "text"
+    markdown = "markdown"
+    json = "json"
 
 
 class TableFormat(StrEnum):
@@ -176,7 +188,7 @@ def show(
 
 @app.command()
 def table(
-    study: Study,
+    study: Results,
     store: StoreFolder = api.DEFAULT_STORE,
     of: Annotated[str, typer.Option(help=f"Which table: {', '.join(_TABLES)}.")] = "scores",
     format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.csv,
@@ -197,8 +209,32 @@ def table(
 
 
 @app.command()
+def answers(
+    study: Results,
+    store: StoreFolder = api.DEFAULT_STORE,
+    format: Annotated[AnswerFormat, typer.Option(help="How to write them.")] = AnswerFormat.text,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the questions of a study, or of imported results, in words with their certainty."""
+    found, imported = api.answered(study, store=store)
+    if as_json or format is AnswerFormat.json:
+        content: Any = answers_page.answers_json(found, imported)
+    elif format is AnswerFormat.markdown:
+        content = answers_page.answers_markdown(found, imported, str(study))
+    else:
+        content = answers_page.answers_page(found, imported)
+    if output is None:
+        _print(content) if format is not AnswerFormat.markdown else typer.echo(content)
+    elif isinstance(content, str):
+        output.write_text(content, encoding="utf-8")
+    else:
+        raise typer.BadParameter("only markdown is written to a file; use --format markdown.")
+
+
+@app.command()
 def report(
-    study: Study,
+    study: Results,
     store: StoreFolder = api.DEFAULT_STORE,
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: report-STUDY.html.")

@@ -1,0 +1,115 @@
+"""Lay out the answers of a study in words: for a terminal, as Markdown, as JSON.
+
+In: Findings, what was found wrong with imported results, and the verdicts on the paper's claims.
+Out: the same sentences in each form, so that a page, a document and a program agree.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sft_atlas.analyze.analysis import Analysis
+    from sft_atlas.analyze.findings import Finding
+    from sft_atlas.evidence.imported import Imported
+
+_STYLES = {"clear": "bold green", "open": "yellow", "note": "dim", "not estimable": "red"}
+
+
+def answers_json(found: "Analysis", imported: "Imported | None") -> dict[str, Any]:
+    """Return all answers with stable keys; tables are left to `table`."""
+    return {
+        "main_setting": found.main_setting,
+        "answers": [asdict(item) | {"certainty": certainty(item)} for item in _all(found)],
+        "defects": [asdict(defect) for defect in imported.defects] if imported else [],
+        "checks": list(imported.checks) if imported else [],
+    }
+
+
+def answers_page(found: "Analysis", imported: "Imported | None") -> RenderableType:
+    """Return question by question, each answer with its certainty."""
+    parts: list[RenderableType] = []
+    for question, items in _by_question(_all(found)):
+        parts.append(Text(question, style="bold"))
+        for item in items:
+            name = certainty(item)
+            line = Text("  ")
+            line.append(f"{name}: ", style=_STYLES[name])
+            line.append(item.statement)
+            parts.append(line)
+        parts.append(Text(""))
+    if imported and imported.defects:
+        parts.append(Text("What is wrong with the table", style="bold"))
+        parts += [Text(f"  {defect.kind}: {defect.where}") for defect in imported.defects]
+    return Group(*parts)
+
+
+def answers_markdown(found: "Analysis", imported: "Imported | None", name: str) -> str:
+    """Return a document: defects first, because they decide what the answers mean."""
+    lines = [f"# What {name} says", ""]
+    if imported:
+        lines += _source_lines(imported)
+    lines += ["## Answers", ""]
+    lines += [
+        "Gains are in percentage points. Brackets are 95 % intervals that resample models and "
+        "datasets. **clear**: the interval, and a test where one was made, leave out 0; **open**: "
+        "they do not.",
+        "",
+    ]
+    for question, items in _by_question(_all(found)):
+        lines += [f"### {question}", ""]
+        for item in items:
+            lines.append(f"* **{certainty(item)}** {_escaped(item.statement)}")
+            lines.append(f"  *{_escaped(item.method)} n = {item.n:,}; a row is a {item.unit}.*")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def certainty(item: "Finding") -> str:
+    """Name how sure an answer is: clear, open, a note, or not estimable."""
+    if item.reason:
+        return "not estimable"
+    if item.scale not in ("points", "correlation", "difference"):
+        return "note"
+    return "clear" if item.is_clear else "open"
+
+
+def _all(found: "Analysis") -> list["Finding"]:
+    more = [item for answered in found.answered.values() for item in answered.findings]
+    return [*found.findings, *more]
+
+
+def _by_question(items: Sequence["Finding"]) -> Iterator[tuple[str, list["Finding"]]]:
+    for question in dict.fromkeys(item.question for item in items):
+        yield question, [item for item in items if item.question == question]
+
+
+def _source_lines(imported: "Imported") -> list[str]:
+    counts = imported.counts()
+    lines = [
+        f"Source: {imported.origin} (SHA-256 `{imported.sha256}`): {counts['num_models']} models, "
+        f"{counts['num_cells']:,} fine-tuned cells, {counts['num_benchmarks']} score columns, "
+        f"{counts['num_scores']:,} scores.",
+        "",
+        "## What is wrong with the table",
+        "",
+    ]
+    for i, defect in enumerate(imported.defects, 1):
+        lines += [
+            f"{i}. **{defect.kind}** {_escaped(defect.where)}",
+            f"   * Evidence: {_escaped(defect.evidence)}",
+            f"   * Effect: {_escaped(defect.effect)}",
+            f"   * What is done: {_escaped(defect.what_is_done)}",
+        ]
+    lines += ["", "Checked and found right:", ""]
+    return [*lines, *(f"* {_escaped(check)}" for check in imported.checks), ""]
+
+
+def _escaped(text: str) -> str:
+    """Keep a name from being read as markup."""
+    for character in "\\`*_<>|[]":
+        text = text.replace(character, f"\\{character}")
+    return text
