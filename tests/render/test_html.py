@@ -176,7 +176,7 @@ def test_a_browser_draws_every_chart_without_errors_or_requests(
     assert seen.console == []
     assert seen.requests == []
     assert seen.num_drawn == NUM_CHARTS
-    assert seen.dom.count("<svg") == NUM_CHARTS
+    assert seen.dom.count("<svg xmlns") == NUM_CHARTS
     assert "Page 1 of" in seen.dom
     assert "\N{EM DASH} loss is not finite" in seen.dom
 

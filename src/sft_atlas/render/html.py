@@ -9,7 +9,7 @@ through Jinja2's escaping.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as package_files
@@ -23,12 +23,20 @@ from sft_atlas import files
 from sft_atlas.analyze.analysis import Analysis, analyze
 from sft_atlas.analyze.findings import Finding
 from sft_atlas.analyze.likelihood_map import MapTables
+from sft_atlas.evidence.defect import Defect
+from sft_atlas.render.appendix import appendix
 from sft_atlas.render.charts import chart_specs
 from sft_atlas.render.coverage import block_coverage, failures, ungained, unscored
+from sft_atlas.render.exhibit_payload import exhibit_payload
+from sft_atlas.render.exhibits import MAX_SHOWN, Section
+from sft_atlas.render.export_text import shown
 from sft_atlas.render.families import Entry, families
 from sft_atlas.render.map_words import map_words
 from sft_atlas.render.payload import make_payload
+from sft_atlas.render.question_sections import all_findings, question_sections
 from sft_atlas.render.sentinels import find_sentinels
+from sft_atlas.render.short import certainty, opening
+from sft_atlas.render.theme import themes
 from sft_atlas.render.trust import find_leaks, share_text, sharpness
 
 if TYPE_CHECKING:
@@ -62,6 +70,10 @@ class Evidence:
     """`store.overlaps.overlap_table`; None: the page says nothing about overlaps."""
     map: MapTables = field(default_factory=MapTables)
     """`analyze.likelihood_map.map_tables`"""
+    defects: tuple[Defect, ...] | None = None
+    """What is wrong with an imported table; None: the results are not imported."""
+    checks: tuple[str, ...] = ()
+    """What was tested of an imported table and found right, as sentences."""
 
 
 def write_report(
@@ -84,23 +96,21 @@ def render_report(
     """Return the page as text."""
     known = evidence or Evidence()
     overlaps, setting = known.overlaps, analysis.main_setting
-    script = _script()
-    library_hashes = [_csp_hash(text) for text in (*_libraries(), script)]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"entry": _entry_text, "share": share_text}
-    template = environment.from_string(_asset("template.html.j2"))
-    return template.render(
+    findings, sections = all_findings(analysis), question_sections(analysis)
+    payload = make_payload(tables, analysis, known.map, findings=findings)
+    return _template().render(
         meta=meta,
-        csp_hashes=" ".join(library_hashes),
-        style=_asset("report.css"),
-        libraries=_libraries(),
-        script=script,
-        payload=embedded_json(make_payload(tables, analysis, known.map)),
-        specs=_specs(),
+        **_inlined(),
+        payload=embedded_json(payload | exhibit_payload(sections)),
         axes=_axes(tables),
-        questions=_questions(analysis.findings),
+        lines=opening(findings),
+        questions=_questions(findings, sections),
+        sections=sections,
+        answers=_placed(findings, sections),
+        max_shown=MAX_SHOWN,
+        defects=known.defects,
+        checks=known.checks,
+        appendix=appendix(analysis.answered),
         coverage=block_coverage(tables.cells),
         failures=failures(tables.cells),
         unscored=unscored(tables.cells, tables.scores),
@@ -114,6 +124,35 @@ def render_report(
         analysis=analysis,
         licences=[(name, _asset(f"{name}.LICENSE")) for name in _LIBRARIES],
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: _asset(name)),
+    )
+    environment.filters |= {
+        **{"entry": _entry_text, "share": share_text, "certainty": certainty},
+        "shown": shown,
+    }
+    return environment.get_template("template.html.j2")
+
+
+def _inlined() -> Mapping[str, Any]:
+    """Return what is the same on every page: style, libraries, scripts and their hashes."""
+    script = _script()
+    return {
+        "csp_hashes": " ".join(_csp_hash(text) for text in (*_libraries(), script)),
+        "style": _asset("report.css"),
+        "libraries": _libraries(),
+        "script": script,
+        "specs": _specs(),
+        "themes": embedded_json(themes()),
+    }
 
 
 def embedded_json(value: object) -> str:
@@ -132,6 +171,8 @@ _LIBRARIES = ("vega", "vega-lite", "vega-embed")
 _SCRIPTS = (
     "data.js",
     "charts.js",
+    "exports.js",
+    "exhibits.js",
     "table.js",
     "map.js",
     "properties.js",
@@ -197,15 +238,25 @@ def _csp_hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _questions(findings: Sequence[Finding]) -> list[Question]:
-    texts = dict.fromkeys(finding.question for finding in findings)
+def _questions(findings: Sequence[Finding], sections: Sequence[Section]) -> list[Question]:
+    """Return the questions that have no section of their own."""
+    elsewhere = {i for answers in _placed(findings, sections).values() for i, _ in answers}
+    here = [(i, item) for i, item in enumerate(findings) if i not in elsewhere]
     return [
-        Question(
-            text=text,
-            answers=tuple((i, item) for i, item in enumerate(findings) if item.question == text),
-        )
-        for text in texts
+        Question(text=text, answers=tuple(pair for pair in here if pair[1].question == text))
+        for text in dict.fromkeys(item.question for _, item in here)
     ]
+
+
+def _placed(
+    findings: Sequence[Finding], sections: Sequence[Section]
+) -> dict[str, list[tuple[int, Finding]]]:
+    """Return each section's Findings with their places among all."""
+    places = {id(finding): i for i, finding in enumerate(findings)}
+    return {
+        section.name: [(places[id(item)], item) for item in section.findings]
+        for section in sections
+    }
 
 
 def _axes(tables: "Tables") -> list[Axis]:

@@ -6,12 +6,14 @@ and download of the page reads. Columns are stored as arrays and repeated names 
 five decimals; what is absent is null, never 0.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.analysis import Analysis
+from sft_atlas.analyze.findings import Finding
 from sft_atlas.analyze.gains import labelled_cells
 from sft_atlas.analyze.likelihood_map import MapTables
 from sft_atlas.render.coding import NAMED, Columns, Names, coded, number
@@ -27,9 +29,14 @@ MAX_CURVE_POINTS: Final = 60
 
 
 def make_payload(
-    tables: "Tables", analysis: Analysis, drawn_map: MapTables | None = None
+    tables: "Tables",
+    analysis: Analysis,
+    drawn_map: MapTables | None = None,
+    *,
+    findings: Sequence[Finding] | None = None,
 ) -> dict[str, Any]:
-    """Return everything that the page's scripts read, as plain JSON."""
+    """Return what the page's scripts read, as plain JSON; `findings` in the page's order."""
+    findings = analysis.findings if findings is None else findings
     cells = _ordered_cells(tables.cells)
     names = _names(tables, cells) | measure_names(analysis)
     index = {cell: i for i, cell in enumerate(cells["cell"])}
@@ -44,8 +51,8 @@ def make_payload(
         "epochs": coded(analysis.epochs, _EPOCHS, names),
         "curves": _curves(tables.curves, cells, names),
         **measure_payload(analysis, index, names),
-        "findings": [[index[cell] for cell in item.rows] for item in analysis.findings],
-        "finding_benchmarks": [list(item.benchmarks) for item in analysis.findings],
+        "findings": [[index[cell] for cell in item.rows if cell in index] for item in findings],
+        "finding_benchmarks": [list(item.benchmarks) for item in findings],
     }
 
 

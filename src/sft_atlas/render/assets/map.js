@@ -143,7 +143,7 @@ function fillMap(spec, theme, { marks, key, domain, picked, paths }) {
   if (tuned.length > 400) { points.mark.size = width < 520 ? 14 : 26; lines.mark.strokeWidth = 0.8; lines.mark.opacity = 0.3; }
   stars.mark.shape = SHAPES[8];
   stars.mark.stroke = theme.own;
-  halo.mark.stroke = getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
+  halo.mark.stroke = painting ? theme.page : getComputedStyle(document.documentElement).getPropertyValue("--page").trim();
   halo.mark.fill = halo.mark.stroke;
   names.mark.fill = theme.ink;
   spec.view = { stroke: theme.line, cornerRadius: 6, cursor: "crosshair" };

@@ -138,7 +138,7 @@ function gainTable(rows) {
     rows.filter((row) => row.data === name).forEach((row) => line.append(cell("td", row.gain === null ? "\u2014" : `${row.gain_text.replace(" points", "")} ${row.interval_text}`, "num")));
     return line;
   });
-  const table = document.getElementById("gain-table");
+  const table = document.getElementById("table-gains");
   const thead = document.createElement("thead");
   const tbody = document.createElement("tbody");
   thead.append(head);
@@ -247,13 +247,19 @@ function followScroll() {
   document.querySelectorAll("main > section").forEach((section) => watcher.observe(section));
 }
 
+// A printed page is light.
 let themeBeforePrint = null;
-addEventListener("beforeprint", () => { themeBeforePrint = themeName(); if (themeBeforePrint === "dark") { setTheme("light"); redrawAll(); } });
-addEventListener("afterprint", () => { if (themeBeforePrint === "dark") { setTheme("dark"); redrawAll(); } });
+addEventListener("beforeprint", () => {
+  themeBeforePrint = themeName();
+  if (themeBeforePrint === "dark" && !document.documentElement.classList.contains("one-figure")) { setTheme("light"); redrawAll(); }
+});
+addEventListener("afterprint", () => { if (themeBeforePrint === "dark" && themeName() === "light") { setTheme("dark"); redrawAll(); } });
 let lastWidth = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = innerWidth; clearTimeout(followScroll.timer); followScroll.timer = setTimeout(redrawAll, 150); } });
 
+resultSection();
 gainMapSection();
+exhibits();
 modelMapSection();
 propertySection();
 layerSection();
@@ -262,6 +268,7 @@ forgettingSection();
 directionSection();
 epochSection();
 lossSection();
-resultSection();
+saveMenus();
 followScroll();
-queue.then(() => { document.documentElement.dataset.drawn = String(views.size); });
+performance.mark("usable");
+Promise.resolve(working).then(() => { document.documentElement.dataset.drawn = String(views.size); });

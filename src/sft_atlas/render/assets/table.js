@@ -169,18 +169,9 @@ function showHead() {
   document.querySelector("#result-table thead").replaceChildren(line);
 }
 
-// Quotes a value for CSV; a leading sign or = is kept from being read as a formula by spreadsheets.
-function csvValue(value) {
-  if (!isNumber(value)) return "";
-  if (typeof value === "number") return String(value);
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-  return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
-}
-
 function downloadTable() {
   const keys = ["cell", ...COLUMNS.map((column) => column.key)];
-  const lines = table.shown.map((row) => keys.map((key) => csvValue(row[key])).join(","));
-  saveFile("results.csv", "text/csv", `${[keys.join(","), ...lines].join("\r\n")}\r\n`);
+  saveFile("results.csv", "text/csv", csvLines([keys, ...table.shown.map((row) => keys.map((key) => row[key]))]));
 }
 
 // Shows the rows of some cells alone; null: of all.

@@ -1,0 +1,121 @@
+"""How is a table written for a spreadsheet, for a paper and for a page of notes?
+
+In: a `Table`. Out: its text as CSV, LaTeX (booktabs) or Markdown. A CSV holds every row and every
+number in full with a plain minus; the other two hold what the page shows. A text that a spreadsheet
+would run as a formula gets an apostrophe before it, because names come from other people's files.
+"""
+
+import csv
+import io
+import re
+from typing import Any, Final
+
+import pandas as pd
+
+from sft_atlas.analyze.findings import minus
+from sft_atlas.render.exhibits import NOTHING, Column, Table, is_absent
+
+_FORMULA: Final = re.compile(r"^[=+\-@\t\r]")
+_LATEX: Final = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    "\N{MINUS SIGN}": "$-$",
+    NOTHING: "---",
+}
+_MARKDOWN: Final = re.compile(r"([\\|`*_<>\[\]#~])")
+
+
+def shown(value: Any, column: Column) -> str:
+    """Return a value as the page shows it; what is absent or no number is a dash.
+
+    >>> shown(0.0123, Column(key="a", title="A", kind="points"))
+    '+1.2'
+    >>> shown(float("nan"), Column(key="a", title="A", kind="number")) == NOTHING
+    True
+    """
+    if is_absent(value):
+        return NOTHING
+    if column.kind == "yes":
+        return "yes" if value else "no"
+    if column.kind == "text":
+        return str(value)
+    number = float(value)
+    if column.kind == "count":
+        return minus(f"{number:,.0f}")
+    if column.kind == "p":
+        return "< 0.001" if number < 0.001 else f"{number:.3f}"
+    if column.kind == "percent":
+        return minus(f"{100 * number:.{column.digits}f}")
+    sign, scale = ("+", 100) if column.kind == "points" else ("", 1)
+    text = f"{scale * number:{sign}.{column.digits}f}"
+    # A rounded zero has no sign.
+    return minus(text) if float(text) else text.lstrip("+-")
+
+
+def csv_text(rows: pd.DataFrame) -> str:
+    """Return rows as CSV with a header; numbers in full, absent values empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow([_csv_value(str(name)) for name in rows.columns])
+    columns = [rows[name].tolist() for name in rows.columns]
+    writer.writerows([[_csv_value(value) for value in row] for row in zip(*columns, strict=True)])
+    return file.getvalue()
+
+
+def latex_text(table: Table) -> str:
+    """Return the table for LaTeX with the package booktabs."""
+    align = "".join("l" if column.kind in ("text", "yes") else "r" for column in table.columns)
+    head = " & ".join(_latex(column.title) for column in table.columns)
+    body = [" & ".join(_latex(text) for text in row) + r" \\" for row in _texts(table)]
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(table.title)}}}",
+        rf"\label{{tab:{re.sub('[^a-z0-9-]', '-', table.name)}}}",
+        rf"\begin{{tabular}}{{{align}}}",
+        *(r"\toprule", rf"{head} \\", r"\midrule"),
+        *body,
+        *(r"\bottomrule", r"\end{tabular}", r"\end{table}"),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_text(table: Table) -> str:
+    """Return the table as GitHub's Markdown; numbers are aligned to the right."""
+    marks = ["---" if column.kind in ("text", "yes") else "--:" for column in table.columns]
+    rows = [[column.title for column in table.columns], *_texts(table)]
+    lines = [" | ".join(_markdown(text) for text in row) for row in rows]
+    lines.insert(1, " | ".join(marks))
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _texts(table: Table) -> list[list[str]]:
+    columns = [
+        [shown(value, column) for value in table.rows[column.key].tolist()]
+        for column in table.columns
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _csv_value(value: Any) -> Any:
+    if is_absent(value):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
