@@ -11,7 +11,11 @@ from typing import Final, Literal, get_args
 
 from sft_atlas.errors import DataError
 from sft_atlas.evidence.defect import Defect
+from sft_atlas.evidence.eval_results import read_eval_results
+from sft_atlas.evidence.lm_eval_results import read_lm_eval
 from sft_atlas.evidence.massive_sft import read_massive_sft
+from sft_atlas.evidence.opencompass import read_opencompass
+from sft_atlas.evidence.run_labels import read_run_labels
 from sft_atlas.evidence.source import SourceTable
 from sft_atlas.evidence.tidy import tidy_tables
 from sft_atlas.evidence.treatment import source_rows
@@ -20,6 +24,12 @@ from sft_atlas.strict_yaml import did_you_mean
 
 Kind = Literal["massive-sft", "lm-eval", "opencompass", "eval-results"]
 KINDS: Final = get_args(Kind)
+
+_READERS: Final = {
+    "lm-eval": read_lm_eval,
+    "opencompass": read_opencompass,
+    "eval-results": read_eval_results,
+}
 
 IMPORTER: Final = 1
 """Raised when the same source gives other tables or defects."""
@@ -120,4 +130,6 @@ def _read(kind: str, path: Path, labels: Path | None) -> SourceTable:
                 f"{labels}: is not used; a {kind} table has its labels. Leave --labels out."
             )
         return read_massive_sft(path)
-    raise DataError(f"no importer {kind!r}; {did_you_mean(kind, KINDS)}")
+    if kind not in _READERS:
+        raise DataError(f"no importer {kind!r}; {did_you_mean(kind, KINDS)}")
+    return _READERS[kind](path, read_run_labels(labels))

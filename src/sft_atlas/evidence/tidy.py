@@ -32,6 +32,7 @@ def tidy_tables(rows: pd.DataFrame) -> Tables:
     (a fraction of 1, or a rating; NaN where missing), reason (why it is missing, else null),
     base_reason (why no gain may be formed with this score, else null), num_items (null where not
     known), and standard_error (NaN where not known: then that of a share of `num_items`).
+    Where the base model's score has a base_reason, none of its runs gets a gain.
     """
     rows = rows.reset_index(drop=True).assign(cell=_names(rows, [*_RUN, "epoch"]))
     is_base = rows["method"] == "base"
@@ -91,8 +92,8 @@ def _with_gains(rows: pd.DataFrame) -> pd.DataFrame:
     base = base.rename(
         columns={"score": "base_score", "standard_error": "base_error", "base_reason": "why"}
     )
-    found = rows.drop(columns="base_reason").merge(base, on=["model", "benchmark"], how="left")
-    why = found["why"].astype("string")
+    found = rows.merge(base, on=["model", "benchmark"], how="left")
+    why = found["why"].astype("string").fillna(found["base_reason"].astype("string"))
     why = why.mask(why.isna() & found["base_score"].isna(), NO_BASE)
     is_usable = why.isna()
     gain = (found["score"] - found["base_score"]).where(is_usable)
