@@ -189,8 +189,11 @@ def _results(
             )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: object) -> float | None:
+    """Return a finite number; lm-eval writes `N/A` and NaN where it has none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _num_items(content: Mapping[str, Any], task: str) -> int | None:
