@@ -93,6 +93,18 @@ def epoch_means(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.pivot_table(index="benchmark", columns="epoch", values="value", sort=False)
 
 
+def standardised(scores: pd.DataFrame) -> pd.DataFrame:
+    """Centre each benchmark within its model and scale it to SD 1, so that none dominates a mean.
+
+    `value` is then in standard deviations of what training moves; a benchmark that nothing moves
+    is null.
+    """
+    by_model = scores.groupby(["benchmark", "model"], sort=False)["value"]
+    centred = scores["value"] - by_model.transform("mean")
+    spread = centred.groupby(scores["benchmark"], sort=False).transform("std")
+    return scores.assign(value=centred / spread.where(spread > 0))
+
+
 def paired_scores(
     scores: pd.DataFrame, *, factor: str, first: object, second: object
 ) -> pd.DataFrame:
