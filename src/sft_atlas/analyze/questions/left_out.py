@@ -142,7 +142,8 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
             if not family.empty:
                 rows = _tested(family)
                 adjusted = holm(rows["p_value"].to_numpy(dtype=np.float64))
-                frames.append(rows.assign(method=method, setting=setting, p_adjusted=adjusted))
+                names = {"method": str(method), "setting": str(setting)}
+                frames.append(rows.assign(p_adjusted=adjusted, **names))
     return pd.concat(frames, ignore_index=True)[list(_COLUMNS)]
 
 
@@ -203,7 +204,7 @@ def _tested(pairs: pd.DataFrame) -> pd.DataFrame:
         high=estimate + margin,
         unit=np.where(is_several, "models", "items"),
         p_value=2 * tail,
-        reason=["the error over items is not known" if np.isnan(e) else None for e in error],
+        reason=pd.Series("the error over items is not known", rows.index).where(np.isnan(error)),
     )
 
 
