@@ -107,7 +107,7 @@ def import_results(
     source = _read(kind, path, labels)
     defects: tuple[Defect, ...] = ()
     released = tidy_tables(source_rows(source))
-    treated = tidy_tables(source_rows(source, defects))
+    treated = tidy_tables(source_rows(source, defects)) if defects else released
     # A run whose scores are all left out was still run.
     scores = treated.scores.assign(state=released.scores["state"])
     return Imported(

@@ -7,13 +7,14 @@ paired, so its error is that of two independent samples, which is no smaller tha
 where models agree on what is hard.
 """
 
+import json
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from sft_atlas.evidence.source import LABELS
-from sft_atlas.identity import fingerprint
+from sft_atlas.identity import fingerprint_text
 from sft_atlas.store.score_index import COLUMNS
 from sft_atlas.store.tables import LABELS as TABLE_LABELS
 from sft_atlas.store.tables import Tables
@@ -58,12 +59,13 @@ def tidy_tables(rows: pd.DataFrame) -> Tables:
 
 
 def _names(rows: pd.DataFrame, keys: list[str]) -> "pd.Series[str]":
-    """Fingerprint of each row's values of `keys`."""
-    places = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
-    firsts = rows.iloc[np.unique(places, return_index=True)[1]][keys]
-    texts = firsts.astype("string").fillna("").to_numpy().tolist()
-    names = [fingerprint(dict(zip(keys, row, strict=True))) for row in texts]
-    return pd.Series(np.array(names)[places], index=rows.index, dtype="string")
+    """Fingerprint of each row's values of `keys`; equal values that are of another type agree."""
+    groups = rows.groupby(keys, sort=False, dropna=False, observed=True).ngroup()
+    firsts = rows.loc[~groups.duplicated(), keys].astype("string").fillna("")
+    # The canonical JSON of a list of texts, written by the fast encoder: there may be 100,000.
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    names = [fingerprint_text(encode(row)) for row in firsts.to_numpy().tolist()]
+    return pd.Series(names, dtype="string").take(groups.to_numpy()).set_axis(rows.index)
 
 
 def _with_errors(rows: pd.DataFrame) -> pd.DataFrame:
