@@ -156,6 +156,7 @@ def make_tables(world: World = World()) -> Tables:
     ]
     state = ["state", "is_trained", "failure_kind", "failure_message"]
     measured_columns = ["score", "standard_error", "num_items", "num_scored", "reason"]
+    measured_columns += ["score_low", "score_high"]
     measured_columns += ["base_score", "gain", "gain_se", "gain_low", "gain_high", "num_paired"]
     named = ["cell", "benchmark", "skill", "language", "metric", "in_mean"]
     cell_frame = pd.DataFrame(cells, columns=["cell", *LABELS, *state]).astype(
@@ -189,6 +190,7 @@ def _score(
     benchmark: str, skill: str, score: float, base: float, world: World
 ) -> dict[str, object]:
     n = world.num_items
+    error = float(np.sqrt(score * (1 - score) / n))
     return {
         "benchmark": benchmark,
         "skill": skill,
@@ -196,7 +198,9 @@ def _score(
         "metric": "exact_match",
         "in_mean": True,
         "score": score,
-        "standard_error": float(np.sqrt(score * (1 - score) / n)),
+        "standard_error": error,
+        "score_low": max(score - 1.959963984540054 * error, 0.0),
+        "score_high": min(score + 1.959963984540054 * error, 1.0),
         "num_items": n,
         "num_scored": n,
         "reason": None,

@@ -59,6 +59,8 @@ def run_scores(tables: "Tables") -> pd.DataFrame:
     stays NaN where a single item was scored and nothing can.
     """
     scores = cell_scores(tables)
+    if scores.empty:
+        return scores.assign(horizon_epochs=0)
     horizons = tables.cells.drop_duplicates("cell").set_index("cell")["horizon_epochs"]
     horizons = horizons.astype("Int64").fillna(0).astype(int)
     is_single = scores["num_items"].astype("Int64").fillna(2) < 2
