@@ -4,13 +4,13 @@ In: imported results. Out: something that Rich can print, or JSON with the keys 
 """
 
 import shlex
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sft_atlas.evidence.defect import Defect
     from sft_atlas.evidence.imported import Imported
 
-_WIDTH: Final = 96
 _MAX_ROWS: Final = 12
 """Rows of the coverage table that are shown."""
 
@@ -42,8 +41,10 @@ def import_page(found: "Imported", store: Path) -> RenderableType:
     """Say what was read, what is missing and what is wrong, and what to do next."""
     parts: list[RenderableType] = [Text(_counts_text(found)), Text()]
     coverage = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("runs", "method", "models", "data", "epochs", "cells", "missing", "scores"):
+    for title in ("runs", "method"):
         coverage.add_column(title, overflow="fold")
+    for title in ("models", "data", "epochs", "cells", "missing", "scores"):
+        coverage.add_column(title, justify="right")
     rows = list(_coverage(found))
     for row in rows[:_MAX_ROWS]:
         share = f"{row['num_scores']:,} of {row['num_expected_scores']:,}"
@@ -56,13 +57,12 @@ def import_page(found: "Imported", store: Path) -> RenderableType:
     parts += [Text(f"\nnote: {note}") for note in found.notes]
     if found.defects:
         parts.append(Text(f"\n{len(found.defects)} findings about the source:", "bold"))
-    parts += [_defect_text(number, defect) for number, defect in enumerate(found.defects, 1)]
+    for number, defect in enumerate(found.defects, 1):
+        parts += _defect_parts(number, defect)
     if found.checks:
         parts.append(Text(f"\n{len(found.checks)} checks passed:", "bold"))
-        parts += [Text(f"  {check}") for check in found.checks]
-    # A command that is broken over lines cannot be copied.
-    commands = "\n".join(_next_commands(found, store))
-    parts.append(Text(f"\n{commands}", no_wrap=True, overflow="ignore"))
+        parts += [_indented(check) for check in found.checks]
+    parts.append(Text("\n" + "\n".join(_next_commands(found, store))))
     return Group(*parts)
 
 
@@ -103,19 +103,16 @@ def _coverage(found: "Imported") -> Iterator[dict[str, Any]]:
         }
 
 
-def _defect_text(number: int, defect: "Defect") -> Text:
+def _defect_parts(number: int, defect: "Defect") -> Iterator[RenderableType]:
     """Say where, what shows it, what it would do to an answer, and what is done."""
-    text = Text(f"\n{number}. {defect.kind}", "bold")
-    facts = {
-        "where": defect.where,
-        "evidence": defect.evidence,
-        "effect": defect.effect,
-        f"done ({defect.treatment})": defect.what_is_done,
-    }
-    for name, fact in facts.items():
-        lines = textwrap.wrap(f"{name}: {fact}", _WIDTH, break_long_words=False)
-        text.append("\n   " + "\n     ".join(lines), "")
-    return text
+    yield Text(f"\n{number}. {defect.kind}: {defect.where}", "bold")
+    yield _indented(f"Evidence: {defect.evidence}")
+    yield _indented(f"Effect: {defect.effect}")
+    yield _indented(f"Done ({defect.treatment}): {defect.what_is_done}")
+
+
+def _indented(text: str) -> RenderableType:
+    return Padding(Text(text), (0, 0, 0, 3))
 
 
 def _next_commands(found: "Imported", store: Path) -> Iterator[str]:

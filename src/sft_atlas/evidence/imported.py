@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 
 from sft_atlas.errors import DataError
 from sft_atlas.evidence.defect import Defect
+from sft_atlas.evidence.defects import find_defects, passed_checks
 from sft_atlas.evidence.eval_results import read_eval_results
 from sft_atlas.evidence.lm_eval_results import read_lm_eval
 from sft_atlas.evidence.massive_sft import read_massive_sft
@@ -105,7 +106,7 @@ def import_results(
         StudyError: for a wrong file of labels.
     """
     source = _read(kind, path, labels)
-    defects: tuple[Defect, ...] = ()
+    defects = find_defects(source)
     released = tidy_tables(source_rows(source))
     treated = tidy_tables(source_rows(source, defects)) if defects else released
     # A run whose scores are all left out was still run.
@@ -118,7 +119,7 @@ def import_results(
         tables=replace(treated, cells=released.cells, scores=scores),
         released=released,
         defects=defects,
-        checks=(),
+        checks=passed_checks(source),
         notes=source.notes,
     )
 

@@ -14,6 +14,7 @@ import pandas as pd
 from sft_atlas.errors import DataError
 from sft_atlas.evidence.completion import implied_labels
 from sft_atlas.evidence.defect import Defect
+from sft_atlas.evidence.defects import unmixed
 from sft_atlas.evidence.source import LABELS, Column, SourceTable
 
 NOT_IN_SOURCE: Final = "not in the source"
@@ -38,18 +39,22 @@ def source_rows(source: SourceTable, defects: Sequence[Defect] = ()) -> pd.DataF
     values = _unmixed(source, defects)
     frames = []
     for column in source.columns:
-        touching = [defect for defect in defects if column.name in defect.columns]
-        is_blank = values[column.name].isna()
+        score = values[column.name] * column.scale
+        is_blank = source.values[column.name].isna()
         reason = pd.Series(NOT_IN_SOURCE, index=values.index, dtype=object).where(is_blank, None)
         base_reason = pd.Series(None, index=values.index, dtype=object)
-        score = values[column.name] * column.scale
-        for defect in touching:
-            is_row = _rows(source, defect)
+        for defect in defects:
+            if column.name not in defect.columns:
+                continue
+            is_row = _rows(source, defect) & ~is_blank
+            text = f"{defect.kind}, found on import"
             if defect.treatment == "exclude score":
-                reason = reason.mask(is_row & ~is_blank, defect.kind)
+                reason = reason.mask(is_row, text)
                 score = score.mask(is_row)
             elif defect.treatment == "exclude gain":
-                base_reason = base_reason.mask(is_row, defect.kind)
+                base_reason = base_reason.mask(is_row, text)
+            elif defect.treatment == "unmix":
+                reason = reason.mask(is_row & score.isna(), text)
         frames.append(
             source.labels[list(LABELS)].assign(
                 benchmark=column.benchmark,
@@ -96,7 +101,8 @@ def _rows(source: SourceTable, defect: Defect) -> "pd.Series[bool]":
 
 
 def _unmixed(source: SourceTable, defects: Sequence[Defect]) -> pd.DataFrame:
-    return source.values
+    found = [defect for defect in defects if defect.treatment == "unmix"]
+    return source.values.assign(**{defect.columns[0]: unmixed(source, defect) for defect in found})
 
 
 def _num_items(source: SourceTable, column: Column) -> "pd.Series[float]":
