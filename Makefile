@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-eval bench-measure format clean
+.PHONY: help demo test check bench-eval bench-measure bench-analyze format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -39,6 +39,9 @@ bench-eval: .venv/installed-test ## time evaluation against lm-eval, into benchm
 
 bench-measure: .venv/installed-test ## time the measures against their peers, into benchmarks/results (minutes)
 	$(BIN)/python benchmarks/measure.py
+
+bench-analyze: .venv/installed-test ## time the answers against references, into benchmarks/results (minutes; TABLE=file: a released table too)
+	$(BIN)/python benchmarks/analyze.py $(if $(TABLE),--table $(TABLE))
 
 format: .venv/installed-test ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
