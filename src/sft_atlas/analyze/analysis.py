@@ -6,7 +6,7 @@ the Findings, so that a chart and a sentence can never disagree.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
@@ -21,11 +21,31 @@ from sft_atlas.analyze.forgetting import forgetting_associations, forgetting_poi
 from sft_atlas.analyze.gains import cell_gains, common_benchmarks, gain_map, mean_gains
 from sft_atlas.analyze.layers import layer_profile
 from sft_atlas.analyze.questions.answered import Answered
+from sft_atlas.analyze.questions.doses import samples_and_epochs
+from sft_atlas.analyze.questions.languages import cross_lingual
+from sft_atlas.analyze.questions.left_out import left_out
+from sft_atlas.analyze.questions.likeness import likeness
+from sft_atlas.analyze.questions.methods import methods_compared
+from sft_atlas.analyze.questions.noise import noise_floor
+from sft_atlas.analyze.questions.together import properties_together
 from sft_atlas.analyze.rivals import compare_predictors
 from sft_atlas.analyze.spectra import spectrum_profile, update_groups, update_pairs
 
 if TYPE_CHECKING:
     from sft_atlas.store.tables import Tables
+
+
+QUESTIONS: Final = {
+    "likeness": likeness,
+    "together": properties_together,
+    "methods": methods_compared,
+    "doses": samples_and_epochs,
+    "left_out": left_out,
+    "languages": cross_lingual,
+    "noise": noise_floor,
+}
+"""What is asked of every study, in the order of the report; each takes the tables, `num_resamples`
+and `seed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +116,6 @@ def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> An
         *words.own_skill_findings(gains),
         *words.best_data_findings(means),
         *words.loss_findings(gains),
-        *words.method_findings(gains, means),
-        *words.sample_findings(gains, means),
-        *words.epoch_findings(means),
         *relations.perplexity_findings(related, points, gains),
         *relations.rival_findings(rivals, points, gains, predictors),
         *relations.layer_findings(layers, gains, means),
@@ -127,4 +144,8 @@ def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> An
         main_setting=words.main_setting(gains) if not gains.empty else "",
         common_benchmarks=tuple(common_benchmarks(gains)),
         num_left_out=int(gains["cell"].nunique() - len(means)),
+        answered={
+            name: ask(tables, num_resamples=num_resamples, seed=seed)
+            for name, ask in QUESTIONS.items()
+        },
     )

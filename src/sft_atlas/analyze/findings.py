@@ -8,13 +8,11 @@ does: where the interval covers 0 the direction is left open.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.epochs import last_against_first
-from sft_atlas.analyze.pairs import mean_difference, paired_differences
 from sft_atlas.statistics.clusters import Mean, codes, two_way_mean
 
 NUM_ERRORS: Final = 3.0
@@ -26,7 +24,6 @@ MAX_P: Final = 0.05
 OWN: Final = "Which data helps the benchmark of its own skill?"
 LOSSES: Final = "What loses points?"
 BEST: Final = "Which data helps most over all benchmarks?"
-METHODS: Final = "Full fine-tuning or LoRA?"
 SAMPLES: Final = "Do more samples help?"
 EPOCHS: Final = "Do more epochs help?"
 
@@ -249,112 +246,10 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
     return findings
 
 
-def method_findings(gains: pd.DataFrame, means: pd.DataFrame) -> list[Finding]:
-    """Compare LoRA with full fine-tuning on pairs that differ in nothing else."""
-    if means.empty:
-        return []
-    kinds = means.drop_duplicates("method").set_index("method")["method_kind"]
-    full = [name for name, kind in kinds.items() if kind == "full"]
-    lora = [name for name, kind in kinds.items() if kind == "lora"]
-    findings = []
-    for first in full:
-        for second in lora:
-            finding = _difference(
-                gains, means, question=METHODS, factor="method", first=first, second=second
-            )
-            findings += [finding] if finding else []
-    return findings
-
-
-def sample_findings(gains: pd.DataFrame, means: pd.DataFrame) -> list[Finding]:
-    """Compare the largest number of samples with the smallest, on otherwise equal pairs."""
-    sizes = sorted(int(size) for size in means["samples"].unique()) if not means.empty else []
-    if len(sizes) < 2:
-        return []
-    first, last = sizes[0], sizes[-1]
-    finding = _difference(
-        gains, means, question=SAMPLES, factor="samples", first=first, second=last
-    )
-    return [finding] if finding else []
-
-
-def epoch_findings(means: pd.DataFrame) -> list[Finding]:
-    """Compare the last with the first kept epoch of the same trajectories."""
-    findings = []
-    for (setting, method), rows in means.groupby(["setting", "method"], sort=False):
-        answer = last_against_first(rows)
-        if answer is None:
-            continue
-        first, last, mean = answer
-        findings.append(
-            Finding(
-                question=EPOCHS,
-                statement=(
-                    f"{method}, {setting}: from epoch {first} to {last} the mean gain changes by "
-                    f"{points(mean.estimate)} points {interval_text(mean.interval)}. "
-                    f"{_verdict(mean, 'Later is better', 'Earlier is better', whole=True)}"
-                ),
-                estimate=mean.estimate,
-                interval=mean.interval,
-                scale="points",
-                n=mean.num_rows,
-                unit=_unit(mean, "trajectory"),
-                method=f"Difference within trajectories that kept all compared epochs. {TWO_WAY}",
-                rows=_cells(rows),
-            )
-        )
-    return findings
-
-
 TWO_WAY: Final = (
     "Two-way cluster-robust interval over models and datasets, Student's t on the smaller number "
     "of clusters."
 )
-
-
-def _difference(
-    gains: pd.DataFrame, means: pd.DataFrame, *, question: str, factor: str, first: Any, second: Any
-) -> Finding | None:
-    """Make the Finding of a paired comparison, overall and by benchmark."""
-    final_means, final = means[means["is_final"]], gains[gains["is_final"]]
-    pairs = paired_differences(final_means, factor=factor, first=first, second=second)
-    if pairs.empty:
-        return None
-    mean = mean_difference(pairs)
-    single = paired_differences(final, factor=factor, first=first, second=second)
-    clear = []
-    for name, part in single.groupby("benchmark", sort=False):
-        answer = mean_difference(part)
-        if answer.interval is not None and not answer.interval[0] <= 0 <= answer.interval[1]:
-            clear.append((str(name), answer.estimate))
-    clear.sort(key=lambda item: item[1])
-    suffix = " samples" if factor == "samples" else ""
-    left, right = (f"{value:,}{suffix}" if suffix else str(value) for value in (first, second))
-    listed = ", ".join(f"{name} {points(value)}" for name, value in clear)
-    num_asked = single["benchmark"].nunique()
-    verdict = _verdict(mean, f"{right} is ahead", f"{left} is ahead", whole=True)
-    text = (
-        f"{right} minus {left}: {points(mean.estimate)} points "
-        f"{interval_text(mean.interval)} on average, over {plural(len(pairs), 'pair')} "
-        f"that differ in nothing else. {verdict} "
-    )
-    text += (
-        f"By benchmark the interval excludes 0 for {len(clear)} of {num_asked} "
-        f"(about {0.05 * num_asked:.1f} would by chance): {listed}."
-        if listed
-        else "On no single benchmark does the interval exclude 0."
-    )
-    return Finding(
-        question=question,
-        statement=text,
-        estimate=mean.estimate,
-        interval=mean.interval,
-        scale="points",
-        n=len(pairs),
-        unit=_unit(mean, "pair"),
-        method=f"Final epochs, paired by model, data, seed and every other choice. {TWO_WAY}",
-        rows=tuple(dict.fromkeys([*pairs["cell_first"], *pairs["cell_second"]])),
-    )
 
 
 def _final_by_method(gains: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
@@ -375,12 +270,11 @@ def _mean(rows: pd.DataFrame) -> Mean:
     )
 
 
-def _verdict(mean: Mean, up: str, down: str, *, whole: bool = False) -> str:
+def _verdict(mean: Mean, up: str, down: str) -> str:
     """Word the direction only where the interval gives one."""
     if mean.interval is None or mean.interval[0] <= 0 <= mean.interval[1]:
         return "The interval covers 0: the data cannot tell the direction." if mean.interval else ""
-    word = up if mean.estimate > 0 else down
-    return f"{word}." if whole else f"On average they {word}."
+    return f"On average they {up if mean.estimate > 0 else down}."
 
 
 def _unit(mean: Mean, noun: str) -> str:
