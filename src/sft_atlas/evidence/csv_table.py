@@ -76,7 +76,7 @@ def read_text_table(path: Path) -> TextTable:
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}:{reader.line_num}: is no table of separated values ({error}). "
+            f"{path}:{start}: is no table of separated values ({error}). "
             f"Write it again with a program that quotes fields as RFC 4180 says."
         ) from error
     if not rows:

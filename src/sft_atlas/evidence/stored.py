@@ -16,6 +16,7 @@ import pandas as pd
 from sft_atlas.errors import StoreError
 from sft_atlas.evidence.defect import Defect
 from sft_atlas.evidence.imported import IMPORTER, Imported
+from sft_atlas.identity import payload
 from sft_atlas.store.records import make_provenance
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
@@ -39,27 +40,26 @@ def store_evidence(store: Store, found: Imported) -> bool:
     check_name(found.name)
     folder = store.layout.evidence(found.name)
     spec = {"kind": found.kind, "name": found.name, "importer": IMPORTER, "sha256": found.sha256}
-    known = store.find(folder)
-    if known is None:
+    result = _result(found)
+    is_new = not store.has(folder)
+    if is_new:
         started = time.time()
-        record = store.publish(
+        store.publish(
             folder,
             schema=SCHEMA,
             spec=spec,
-            fill=lambda aside: _fill(aside, found),
+            fill=lambda aside: _fill(aside, found, result),
             provenance=lambda: make_provenance(started, origin=found.origin),
         )
-        if record.spec == spec:
-            return True
-        known = record
-    if known.spec == spec:
-        return False
-    old = known.spec
-    if (old["kind"], old["sha256"]) == (found.kind, found.sha256):
-        why = f"was imported by version {old['importer']} of the importer; this is {IMPORTER}"
+    # Another process may have published other results under this name meanwhile.
+    known = store.read(folder)
+    if (known.spec, known.result) == (spec, result):
+        return is_new
+    if (known.spec["kind"], known.spec["sha256"]) == (found.kind, found.sha256):
+        why = "was made of the same results by another version of the importer"
     else:
         origin = known.provenance.get("origin", "another source")
-        why = f"holds other results, from {origin} (SHA-256 {str(old['sha256'])[:12]})"
+        why = f"holds other results, from {origin} (SHA-256 {known.spec['sha256'][:12]})"
     raise StoreError(
         f"{folder}: {why}; expected the same results again. Choose another name with --name."
     )
@@ -106,16 +106,24 @@ def check_name(name: str) -> None:
         )
 
 
-def _fill(aside: Path, found: Imported) -> dict[str, Any]:
+def _result(found: Imported) -> dict[str, Any]:
+    """The record's result, as JSON gives it back."""
+    said: dict[str, Any] = payload(
+        {
+            **found.counts(),
+            "defects": [asdict(defect) for defect in found.defects],
+            "checks": found.checks,
+            "notes": found.notes,
+        }
+    )
+    return said
+
+
+def _fill(aside: Path, found: Imported, result: dict[str, Any]) -> dict[str, Any]:
     found.tables.cells.to_parquet(aside / _CELLS, index=False)
     found.tables.scores.to_parquet(aside / _SCORES, index=False)
     found.released.scores.to_parquet(aside / _RELEASED, index=False)
-    return {
-        **found.counts(),
-        "defects": [asdict(defect) for defect in found.defects],
-        "checks": list(found.checks),
-        "notes": list(found.notes),
-    }
+    return result
 
 
 def _tables(cells: pd.DataFrame, scores: pd.DataFrame) -> Tables:

@@ -35,7 +35,8 @@ def tidy_tables(rows: pd.DataFrame) -> Tables:
     known), and standard_error (NaN where not known: then that of a share of `num_items`).
     Where the base model's score has a base_reason, none of its runs gets a gain.
     """
-    rows = rows.reset_index(drop=True).assign(cell=_names(rows, [*_RUN, "epoch"]))
+    rows = rows.reset_index(drop=True)
+    rows["cell"] = _names(rows, [*_RUN, "epoch"])
     is_base = rows["method"] == "base"
     rows["trajectory"] = _names(rows, _RUN).mask(is_base)
     rows["num_samples"] = rows["samples"]
@@ -59,13 +60,16 @@ def tidy_tables(rows: pd.DataFrame) -> Tables:
 
 
 def _names(rows: pd.DataFrame, keys: list[str]) -> "pd.Series[str]":
-    """Fingerprint of each row's values of `keys`; equal values that are of another type agree."""
-    groups = rows.groupby(keys, sort=False, dropna=False, observed=True).ngroup()
-    firsts = rows.loc[~groups.duplicated(), keys].astype("string").fillna("")
+    """Fingerprint of each row's values of `keys`; two kinds of null are one value."""
+    codes = np.zeros(len(rows), dtype=np.int64)
+    for key in keys:
+        found, values = pd.factorize(rows[key], use_na_sentinel=False)
+        codes, _ = pd.factorize(codes * len(values) + found)
+    firsts = rows.loc[~pd.Series(codes).duplicated(), keys].astype("string").fillna("")
     # The canonical JSON of a list of texts, written by the fast encoder: there may be 100,000.
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     names = [fingerprint_text(encode(row)) for row in firsts.to_numpy().tolist()]
-    return pd.Series(names, dtype="string").take(groups.to_numpy()).set_axis(rows.index)
+    return pd.Series(names, dtype="string").take(codes).set_axis(rows.index)
 
 
 def _with_errors(rows: pd.DataFrame) -> pd.DataFrame:
