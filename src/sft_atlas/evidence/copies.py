@@ -121,7 +121,7 @@ def _scores(source: SourceTable) -> Scores:
     return Scores(
         columns=tuple(columns),
         values=source.values[names].to_numpy(dtype=np.float64),
-        is_inner=np.array(inner, dtype=bool).reshape(len(names), -1).T,
+        is_inner=np.array(inner, dtype=bool).reshape(len(names), len(source.labels)).T,
         grids=np.array(grids, dtype=np.float64),
         models=np.asarray(codes.to_numpy(), dtype=np.int64),
         is_base=(source.labels["method"] == "base").to_numpy(),
