@@ -106,6 +106,8 @@ def import_results(
         StudyError: for a wrong file of labels.
     """
     source = _read(kind, path, labels)
+    if not source.values.notna().to_numpy().any():
+        raise DataError(f"{source.origin}: has no score; expected at least one.")
     defects = find_defects(source)
     released = tidy_tables(source_rows(source))
     treated = tidy_tables(source_rows(source, defects)) if defects else released

@@ -50,11 +50,8 @@ def wide_table(
     """Arrange scores as a source table; of two of one model and column the later one counts.
 
     Raises:
-        DataError: if there is no score.
         StudyError: if the labels do not fit the models.
     """
-    if not scores:
-        raise DataError(f"{origin}: has no score; expected at least one.")
     names = list(dict.fromkeys(score.model for score in scores))
     labels = label_runs(names, known)
     rows = {name: row for row, name in enumerate(names)}
