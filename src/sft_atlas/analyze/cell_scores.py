@@ -31,7 +31,7 @@ def cell_scores(tables: "Tables") -> pd.DataFrame:
     certainty.
     """
     labels = labelled_cells(tables.cells)
-    if labels.empty or tables.scores.empty:
+    if labels.empty or tables.scores.empty or tables.scores["score"].isna().all():
         names = [*labels.columns, *_OF_CELL, *_MEASURED, "value", "value_se", "range"]
         return pd.DataFrame(columns=names)
     labels = labels.merge(tables.cells[["cell", *_OF_CELL]], on="cell")
