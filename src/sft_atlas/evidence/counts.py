@@ -33,6 +33,8 @@ _MOST_MISSING: Final = 0.05
 _EXPLAINED: Final = 0.9
 _NO_POWER: Final = 0.9
 _FEW: Final = 0.1
+_FIRST: Final = 30
+"""Values that are looked at before all of them are."""
 
 
 Verdict = Literal[
@@ -100,13 +102,26 @@ def count_facts(source: SourceTable) -> tuple[str, ...]:
 
 
 def _shares(source: SourceTable) -> list[tuple[Column, Written]]:
-    """Columns that are stated to be shares of items, with at least one value."""
+    """Columns that are stated to be shares of the same items in all rows, with a value at least."""
     return [
         (column, numbers)
         for column in source.columns
         if column.num_items and column.num_groups is None and column.metric != "rating"
+        if source.num_items is None or source.num_items[column.name].isna().all()
         if len((numbers := _numbers(source, column)).values)
     ]
+
+
+def are_shares(source: SourceTable, column: Column) -> bool:
+    """Whether a column's values are all k/n of the n that is stated for it, or for each row."""
+    numbers = _numbers(source, column)
+    if source.num_items is None:
+        return bool(column.num_items) and fits_items(numbers, column.num_items or 1).all()
+    stated = source.num_items[column.name].fillna(column.num_items or np.nan).iloc[numbers.rows]
+    return all(
+        fits_items(numbers.at(np.flatnonzero(stated == num)), int(num)).all()
+        for num in stated.dropna().unique()
+    ) and bool(stated.notna().all())
 
 
 def _numbers(source: SourceTable, column: Column) -> Written:
@@ -163,11 +178,12 @@ def _divisor(distinct: Written, num_items: int) -> tuple[int, float]:
 
 def _other(distinct: Written) -> tuple[int, float]:
     """Return the smallest number of items that all values fit, and the chance of finding one."""
+    few = distinct.at(np.arange(min(_FIRST, len(distinct.values))))
     for num in range(2, _MAX_OTHER):
-        share = chance_of_items(distinct, num)
+        share = chance_of_items(few, num)
         if share > _NO_POWER:
             break
-        if fits_items(distinct, num).all():
+        if fits_items(few, num).all() and fits_items(distinct, num).all():
             log_chance = np.log(num) + len(distinct.values) * np.log(max(share, 1e-12))
             return num, float(log_chance)
     return 0, 0.0

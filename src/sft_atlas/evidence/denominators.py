@@ -32,6 +32,8 @@ _SLACK: Final = 1e-6
 _MAX_DISTINCT: Final = 5000
 _MIN_FITTING: Final = 3
 _NEARLY: Final = 0.9
+_MOST_SHORT: Final = 0.8
+"""With more unrounded numbers than the rest, short ones are not rounded either: 0.5 is 1/2."""
 _LOG_CHANCE: Final = np.log(1e-9)
 _DECIMALS = re.compile(r"[.,](\d+)\D*$")
 
@@ -43,7 +45,8 @@ class Written:
     values: Floats
     """In released units."""
     decimals: NDArray[np.int64]
-    """Per value; of rounded ones the most that any has, for trailing zeros are often left out."""
+    """Per value, the most that any of its kind has, for trailing zeros are often left out. Rounded
+    and unrounded numbers are kinds; a column with a fifth of unrounded ones has no others."""
     rows: NDArray[np.int64]
     """Position of each value in the table."""
     full: float
@@ -92,7 +95,9 @@ def written(column: Column, texts: "pd.Series[str]", values: "pd.Series[float]")
     found, places = np.unique(texts.iloc[rows].astype(str).to_numpy(), return_inverse=True)
     decimals = np.array([_num_decimals(str(text)) for text in found], dtype=np.int64)[places]
     is_short = decimals < LONG
-    if is_short.any():
+    if is_short.mean() <= _MOST_SHORT:
+        decimals = np.full_like(decimals, decimals.max(initial=0))
+    elif is_short.any():
         decimals = np.where(is_short, decimals[is_short].max(), decimals)
     numbers = np.asarray(values.to_numpy(dtype=np.float64)[rows], dtype=np.float64)
     full = 1 / column.scale
@@ -160,20 +165,22 @@ def find_groups(numbers: Written, *, most: int = 3) -> tuple[GroupCount, ...]:
     """
     sample = numbers.distinct()
     sample = _some(sample, np.flatnonzero(sample.decimals >= LONG))
-    num_left = np.ones(len(sample.values), dtype=bool)
+    if len(sample.values) < _MIN_FITTING:
+        return ()
+    is_left = np.ones(len(sample.values), dtype=bool)
     found: list[GroupCount] = []
     tried = np.arange(2, MAX_GROUPS + 1)
     fits = np.array([fits_groups(sample, int(num)) for num in tried], dtype=bool)
-    while len(found) < most and num_left.sum() >= _MIN_FITTING:
-        counts = fits[:, num_left].sum(axis=1)
+    while len(found) < most and is_left.sum() >= _MIN_FITTING:
+        counts = fits[:, is_left].sum(axis=1)
         best = _smallest(counts, tried)
         share = 2 * float(_tolerance(sample, int(tried[best])).mean())
-        tail = binom.logsf(counts[best] - 1, int(num_left.sum()), min(1.0, share))
+        tail = binom.logsf(counts[best] - 1, int(is_left.sum()), min(1.0, share))
         if counts[best] < _MIN_FITTING or tail + np.log(len(tried)) > _LOG_CHANCE:
             break
         num_groups = int(tried[best])
         found.append(GroupCount(num_groups=num_groups, is_fit=fits_groups(numbers, num_groups)))
-        num_left &= ~fits[best]
+        is_left &= ~fits[best]
     return tuple(found)
 
 

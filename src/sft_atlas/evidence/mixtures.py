@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from sft_atlas.evidence.counts import are_shares
 from sft_atlas.evidence.defect import Defect
 from sft_atlas.evidence.denominators import Bools, Floats, find_groups, written
 from sft_atlas.evidence.source import Column, SourceTable
@@ -116,7 +117,7 @@ def find_mixtures(source: SourceTable, names: tuple[str, ...] | None = None) -> 
 
 def _groups(source: SourceTable, column: Column) -> dict[int, Bools]:
     """Map each number of groups that explains a column's values to the rows that fit it."""
-    if column.metric == "rating":
+    if column.metric == "rating" or are_shares(source, column):
         return {}
     numbers = written(column, source.texts[column.name], source.values[column.name])
     found = {}
