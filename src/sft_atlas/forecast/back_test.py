@@ -7,7 +7,7 @@ forecast with that group hidden as well. Candidates are chosen by pairwise accur
 forecast is there to choose with.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sft_atlas.forecast.candidates import AVERAGE_DATA, FOR_DATA, FOR_MODELS, OTHERS
-from sft_atlas.forecast.figures import Problems, add, figures, pairwise_accuracy
+from sft_atlas.forecast.figures import add, figures, pairwise_accuracy
 from sft_atlas.forecast.panel import Panel, own_skill
 from sft_atlas.forecast.told import (
     Results,
@@ -26,7 +26,7 @@ from sft_atlas.forecast.told import (
     new_model_results,
     tell_models,
 )
-from sft_atlas.statistics.clusters import Floats
+from sft_atlas.statistics.clusters import Floats, Ints
 from sft_atlas.statistics.conformal import calibrated_margin
 
 NEW_MODEL: Final = "new model"
@@ -42,6 +42,9 @@ MIN_GROUPS: Final = 3
 MAX_TESTED: Final = 12
 NUM_BLOCKS: Final = 6
 """For the nested choice, hidden groups are hidden together with one block of others at a time."""
+
+BASELINES: Final = {NEW_MODEL: OTHERS, HOLES: OTHERS, NEW_DATA: AVERAGE_DATA}
+"""The plain candidate that a scheme's others are compared with."""
 
 COLUMNS: Final = (
     *("scheme", "candidate", "is_chosen", "pairwise_accuracy", "top1", "top3", "regret"),
@@ -65,6 +68,8 @@ class BackTest:
     margins: Mapping[str, float]
     """By scheme: half-width of the 90 % interval in units of the panel's scale; infinite where too
     few groups were left out."""
+    variance_ratios: Mapping[str, float] = field(default_factory=dict)
+    """By candidate for new models: squared errors over those that the joint covariance expected."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """By scheme: why it could not be tested."""
 
@@ -83,6 +88,7 @@ def back_test_panel(panel: Panel, *, seed: int = 0) -> BackTest:
     chosen: dict[str, str] = {}
     margins: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    ratios: dict[str, float] = {}
     for scheme, trials, names in _schemes(panel, seed, reasons):
         candidates = [name for name in names if _exists(trials, name)]
         is_tested = any(
@@ -96,17 +102,24 @@ def back_test_panel(panel: Panel, *, seed: int = 0) -> BackTest:
         accuracy = {name: _accuracy(trials.alone.values(), name) for name in candidates}
         chosen[scheme] = max(candidates, key=lambda name: accuracy[name])
         margins[scheme] = _margin(trials.alone, chosen[scheme])
+        if scheme == NEW_MODEL:
+            ratios = {name: _variance_ratio(trials, name) for name in candidates}
         labels = panel.datasets if scheme == NEW_DATA else panel.models
-        for name in candidates:
-            picked = dict.fromkeys(trials.alone, name)
-            row = _row(trials, picked, labels)
+        picked = {name: dict.fromkeys(trials.alone, name) for name in candidates}
+        picked[CHOSEN] = {
+            group: _nested_choice(trials, group, candidates) for group in trials.alone
+        }
+        for name, candidate in picked.items():
+            row = _row(trials, candidate, labels)
+            if scheme == NEW_DATA:
+                # All choices but one are known: which is the best of them is no forecast.
+                row |= dict.fromkeys(("top1", "top3", "regret", "random_regret"))
             is_chosen = name == chosen[scheme]
             rows.append({"scheme": scheme, "candidate": name, "is_chosen": is_chosen} | row)
-        nested = {group: _nested_choice(trials, group, candidates) for group in trials.alone}
-        row = _row(trials, nested, labels)
-        rows.append({"scheme": scheme, "candidate": CHOSEN, "is_chosen": False} | row)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return BackTest(frame=frame, chosen=chosen, margins=margins, reasons=reasons)
+    return BackTest(
+        frame=frame, chosen=chosen, margins=margins, variance_ratios=ratios, reasons=reasons
+    )
 
 
 def _schemes(
@@ -141,7 +154,7 @@ def _schemes(
     return found
 
 
-def _tested(groups: "np.ndarray", seed: int) -> list[int]:
+def _tested(groups: Ints, seed: int) -> list[int]:
     """All groups, or `MAX_TESTED` of them drawn at random."""
     rng = np.random.default_rng([seed, 0x7E57])
     return sorted(int(g) for g in rng.permutation(groups)[:MAX_TESTED])
@@ -151,7 +164,7 @@ def _run(groups: list[int], results: Callable[[tuple[int, ...]], Mapping[int, Re
     """Hide each group alone, and each pair of blocks of groups."""
     alone = {group: found for group in groups for found in results((group,)).values()}
     blocks = [groups[start::NUM_BLOCKS] for start in range(min(NUM_BLOCKS, len(groups)))]
-    nested = {}
+    nested: dict[tuple[int, int], Results] = {}
     for first, second in combinations(blocks, 2):
         both = results(tuple(sorted(first + second)))
         for hidden, others in ((first, second), (second, first)):
@@ -167,8 +180,8 @@ def _exists(trials: _Trials, name: str) -> bool:
     )
 
 
-def _accuracy(many: "Sequence[Results] | object", name: str) -> float:
-    parts: list[Problems] = [results[name].problems for results in many]  # type: ignore[attr-defined]
+def _accuracy(many: Iterable[Results], name: str) -> float:
+    parts = [results[name].problems for results in many]
     found = pairwise_accuracy(add(parts)) if parts else None
     return -1.0 if found is None else found
 
@@ -186,6 +199,14 @@ def _margin(by_group: Mapping[int, Results], name: str) -> float:
         return float("inf")
     sizes = [part.size for part in errors.values()]
     return calibrated_margin(np.concatenate(list(errors.values())), np.repeat(list(errors), sizes))
+
+
+def _variance_ratio(trials: _Trials, name: str) -> float:
+    """How much larger errors were than the joint covariance said; 1 where it said nothing."""
+    results = [found[name] for found in trials.alone.values()]
+    missed = sum(float(np.nansum((r.truth - r.guess) ** 2)) for r in results)
+    expected = sum(result.expected_square for result in results)
+    return missed / expected if missed > 0 and expected > 0 else 1.0
 
 
 def _errors(results: Results, name: str) -> Floats:
@@ -227,7 +248,3 @@ def _correlation(first: Floats, second: Floats) -> float | None:
     if both.sum() < 2 or first[both].std() == 0 or second[both].std() == 0:
         return None
     return float(np.corrcoef(first[both], second[both])[0, 1])
-
-
-BASELINES: Final = {NEW_MODEL: OTHERS, HOLES: OTHERS, NEW_DATA: AVERAGE_DATA}
-"""The plain candidate that a scheme's others are compared with."""

@@ -58,7 +58,8 @@ def effects_on_models(
 def effects_of_data(panel: Panel, effects: Effects, datasets: Sequence[int]) -> dict[str, Floats]:
     """Return effects of hidden datasets by candidate, (model, setting, target, benchmark).
 
-    A candidate that has nothing to go by gives NaN.
+    A candidate that has nothing to go by gives NaN; a dataset without peers is foretold like an
+    average one by its group, if any other dataset has peers.
     """
     targets = list(datasets)
     peers = group_mean(panel, nan_mean(effects.pooled, axis=0)[None])[:, targets]
@@ -66,6 +67,8 @@ def effects_of_data(panel: Panel, effects: Effects, datasets: Sequence[int]) -> 
     seen = np.isfinite(effects.pooled).any(axis=(0, 2))
     size = np.array([((groups == groups[t]) & seen).sum() for t in targets], dtype=np.float64)
     shrunk = peers * (size / (size + PRIOR_PAIRS))[:, None]
+    if any((groups[seen] == group).sum() > 1 for group in set(groups[seen]) - {""}):
+        shrunk = np.nan_to_num(shrunk)
     pooled = {
         AVERAGE_DATA: np.zeros((1, len(targets), 1)),
         SAME_SKILL: shrunk,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.gains import labelled_cells
+from sft_atlas.statistics.clusters import Floats
 from sft_atlas.store.scored import SCORE_BOUNDS
 from sft_atlas.store.tables import Tables
 
@@ -53,7 +54,7 @@ def outcomes(
     )
     measured = ["cell", "benchmark", "skill", "language", "in_mean", "metric", "score", "gain"]
     rows = labels.merge(tables.scores.loc[tables.scores["score"].notna(), measured], on="cell")
-    low, width = _bounds(rows["metric"])
+    low, width = score_range(rows["metric"])
     rows["value"] = (rows["score"].astype(float) - low) / width
     rows["gain"] = rows["gain"].astype(float) / width
     rows["base"] = rows["value"] - rows["gain"]
@@ -70,8 +71,24 @@ def outcomes(
     return found.reset_index()[list(OUTCOMES)]
 
 
-def _bounds(metric: "pd.Series[str]") -> tuple[np.ndarray, np.ndarray]:
-    """Lowest score of a metric, and the width of its range."""
+def over_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average a dataset's outcomes over methods, sizes, schedules and epochs.
+
+    One row per model, dataset and benchmark, in one setting without a name: for the question which
+    dataset is the better one, whatever else is chosen.
+    """
+    keys = ["model", "data", "benchmark"]
+    groups = rows.groupby(keys, sort=True, observed=True)
+    labels = [name for name in OUTCOMES if name not in (*QUERY, "value", "base", "gain")]
+    found = groups[labels].first()
+    found[["value", "base", "gain"]] = groups[["value", "base", "gain"]].mean()
+    found["num_cells"] = groups["num_cells"].sum()
+    unnamed = found.reset_index().assign(method="", samples=0, schedule="", epoch=0)
+    return unnamed[list(OUTCOMES)]
+
+
+def score_range(metric: "pd.Series[str]") -> tuple[Floats, Floats]:
+    """Lowest score of each metric, and the width of its range."""
     bounds = [SCORE_BOUNDS.get(str(name), (0.0, 1.0)) for name in metric]
     array = np.asarray(bounds, dtype=np.float64).reshape(-1, 2)
     return array[:, 0], array[:, 1] - array[:, 0]

@@ -81,16 +81,20 @@ def make_panel(
     *,
     bases: pd.DataFrame | None = None,
     properties: pd.DataFrame | None = None,
+    new_data: Mapping[str, str] | None = None,
     scale: Mapping[str, float] | None = None,
 ) -> Panel:
     """Arrange outcomes as arrays.
 
     `bases` has model, benchmark, base, family: base models that may have no runs yet. `properties`
-    has model, data, benchmark and one column per property.
+    has model, data, benchmark and one column per property. `new_data` are datasets that nothing was
+    trained on yet, and their groups.
     """
+    added = dict(new_data or {})
     models = sorted({*outcomes["model"], *(() if bases is None else bases["model"])})
     settings = sorted(set(outcomes[list(SETTING)].itertuples(index=False, name=None)))
-    datasets, benchmarks = sorted(set(outcomes["data"])), sorted(set(outcomes["benchmark"]))
+    datasets = sorted({*outcomes["data"], *added})
+    benchmarks = sorted(set(outcomes["benchmark"]))
     units = gain_scale(outcomes) if scale is None else pd.Series(dict(scale), dtype=float)
     sizes: Floats = np.asarray(units.reindex(benchmarks), dtype=np.float64)
     places = [
@@ -109,6 +113,9 @@ def make_panel(
     at = _places(known["benchmark"], benchmarks)
     base[_places(known["model"], models), at] = known["base"].to_numpy(dtype=float) / sizes[at]
     frames = [outcomes[["model", "family"]]] + ([] if bases is None else [bases])
+    known_groups = dict(
+        zip(datasets, _labels(outcomes, "data", "data_group", datasets), strict=True)
+    )
     return Panel(
         models=tuple(models),
         settings=tuple(settings),
@@ -118,7 +125,7 @@ def make_panel(
         base=base,
         scale=sizes,
         families=_labels(pd.concat(frames), "model", "family", models),
-        groups=_labels(outcomes, "data", "data_group", datasets),
+        groups=tuple(added.get(name) or known_groups[name] for name in datasets),
         skills=_labels(outcomes, "benchmark", "skill", benchmarks),
         properties=_property_array(properties, models, datasets, benchmarks),
     )

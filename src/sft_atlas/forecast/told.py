@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sft_atlas.forecast.candidates import effects_of_data, effects_on_models
 from sft_atlas.forecast.crossed import Foretold, crossed_effects
@@ -43,6 +44,8 @@ class Result:
     gain: Floats
     """True gains, flat (new dataset: values); NaN where no gain can be formed."""
     gain_guess: Floats
+    expected_square: float = 0.0
+    """Sum of (truth - guess)^2 that the joint covariance expects; 0 where it was not asked."""
 
 
 Results = Mapping[str, Result]
@@ -70,15 +73,18 @@ def new_model_results(panel: Panel, told: Told) -> dict[int, Results]:
         truth = panel.value[model]
         level = panel.base[model] + told.levels.lift[place] + told.levels.shift
         gain = truth - panel.base[model]
+        spread = np.einsum("dbb->db", told.crossed.covariance[place]) + told.special_variance
         results = {}
         for name, effects in told.effects.items():
             guess = effects[place]
+            both = np.isfinite(truth) & np.isfinite(guess)
             results[name] = Result(
                 problems=score_problems(_by_problem(truth), _by_problem(guess)),
                 truth=_centred(truth, guess),
                 guess=_centred(guess, truth),
                 gain=gain.ravel(),
                 gain_guess=(level[:, None] - panel.base[model] + guess).ravel(),
+                expected_square=_centred_variance(spread, both),
             )
         found[model] = results
     return found
@@ -154,7 +160,9 @@ def prior(panel: Panel, told: Told, place: int, places: Places) -> tuple[Floats,
     return level[places.setting, places.benchmark], common, differing
 
 
-def _conditioned(panel: Panel, told: Told, place: int, known: Floats) -> dict[str, Result]:
+def _conditioned(
+    panel: Panel, told: Told, place: int, known: NDArray[np.bool_]
+) -> dict[str, Result]:
     """Results on the runs that are not known, each candidate's forecast updated by those that
     are.
     """
@@ -193,6 +201,15 @@ def _conditioned(panel: Panel, told: Told, place: int, known: Floats) -> dict[st
             gain_guess=updated[hidden, number],
         )
     return results
+
+
+def _centred_variance(spread: Floats, both: NDArray[np.bool_]) -> float:
+    """Sum of variances of independent values less their mean over datasets.
+
+    Of n values with variances v the squared deviations from their mean add to (1 - 1 / n) sum v.
+    """
+    count = both.sum(axis=1, keepdims=True)
+    return float((np.where(both, spread, 0.0) * (1 - 1 / np.maximum(count, 1))).sum())
 
 
 def _special_variance(effects: Effects) -> float:

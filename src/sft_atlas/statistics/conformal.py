@@ -33,13 +33,8 @@ def guaranteed_margin(errors: Floats, groups: Ints, *, level: float = LEVEL) -> 
     quantile of the mixture that gives each group's errors the weight 1 / (K + 1) and infinity the
     rest. NaN errors are left out.
     """
-    values, weights = _pooled(errors, groups)
-    if values.size == 0:
-        return math.inf
-    num_groups = round(float(weights.sum()))
-    reached = np.cumsum(weights) / (num_groups + 1)
-    place = int(np.searchsorted(reached, level - _ROUNDING))
-    return float(values[place]) if place < values.size else math.inf
+    values, names, weights = _pooled(errors, groups)
+    return _guaranteed(values, weights, int(names.max(initial=-1)) + 1, level)
 
 
 def calibrated_margin(errors: Floats, groups: Ints, *, level: float = LEVEL) -> float:
@@ -50,17 +45,16 @@ def calibrated_margin(errors: Floats, groups: Ints, *, level: float = LEVEL) -> 
     It is then applied to all groups. Infinite below `MIN_GROUPS` groups and where even the largest
     error of the others covers too little. Never above `guaranteed_margin`.
     """
-    values, weights = _pooled(errors, groups)
-    kept = np.isfinite(errors)
-    names = np.unique(groups[kept])
-    if names.size < MIN_GROUPS:
+    values, names, weights = _pooled(errors, groups)
+    num_groups = int(names.max(initial=-1)) + 1
+    if num_groups < MIN_GROUPS:
         return math.inf
     shares = np.zeros(_LEVELS.size)
-    for name in names:
-        others = kept & (groups != name)
-        margins = _quantiles(*_pooled(errors[others], groups[others]), _LEVELS)
-        own = errors[kept & (groups == name)]
-        shares += (own <= margins[:, None]).mean(axis=1) / names.size
+    for name in range(num_groups):
+        is_own = names == name
+        margins = _quantiles(values[~is_own], weights[~is_own], _LEVELS)
+        own = values[is_own]
+        shares += np.searchsorted(own, margins, side="right") / own.size / num_groups
     enough = np.flatnonzero(shares >= level - _ROUNDING)
     if enough.size == 0:
         return math.inf
@@ -68,21 +62,28 @@ def calibrated_margin(errors: Floats, groups: Ints, *, level: float = LEVEL) -> 
     # end holds when one group more is pooled.
     chosen = np.flatnonzero(shares <= shares[enough[0]] + _ROUNDING)[-1:]
     margin = float(_quantiles(values, weights, _LEVELS[chosen])[0])
-    return min(margin, guaranteed_margin(errors, groups, level=level))
+    return min(margin, _guaranteed(values, weights, num_groups, level))
+
+
+def _guaranteed(values: Floats, weights: Floats, num_groups: int, level: float) -> float:
+    reached = np.cumsum(weights) / (num_groups + 1)
+    place = int(np.searchsorted(reached, level - _ROUNDING))
+    return float(values[place]) if place < values.size else math.inf
 
 
 _ROUNDING: Final = 1e-9
 
 
-def _pooled(errors: Floats, groups: Ints) -> tuple[Floats, Floats]:
-    """Errors in rising order, and weights that add to 1 in each group."""
+def _pooled(errors: Floats, groups: Ints) -> tuple[Floats, Ints, Floats]:
+    """Finite errors in rising order, their groups numbered from 0, weights that add to 1 in each
+    group.
+    """
     kept = np.isfinite(errors)
-    values, names = errors[kept], groups[kept]
-    if values.size == 0:
-        return values, values
-    _, codes, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    values = errors[kept]
+    _, names, sizes = np.unique(groups[kept], return_inverse=True, return_counts=True)
     order = np.argsort(values, kind="stable")
-    return values[order], (1 / sizes[codes])[order]
+    names = names[order].astype(np.int64)
+    return values[order], names, 1 / sizes[names]
 
 
 def _quantiles(values: Floats, weights: Floats, levels: Floats) -> Floats:
