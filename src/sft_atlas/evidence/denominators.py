@@ -95,7 +95,7 @@ def written(column: Column, texts: "pd.Series[str]", values: "pd.Series[float]")
     found, places = np.unique(texts.iloc[rows].astype(str).to_numpy(), return_inverse=True)
     decimals = np.array([_num_decimals(str(text)) for text in found], dtype=np.int64)[places]
     is_short = decimals < LONG
-    if is_short.mean() <= _MOST_SHORT:
+    if rows.size and is_short.mean() <= _MOST_SHORT:
         decimals = np.full_like(decimals, decimals.max(initial=0))
     elif is_short.any():
         decimals = np.where(is_short, decimals[is_short].max(), decimals)
