@@ -16,7 +16,7 @@ from sft_atlas.analyze.spectra import spectrum_profile
 @pytest.fixture(scope="module")
 def analysis(planted: ModuleType) -> Analysis:
     world = planted.World(num_datasets=6, num_benchmarks=4, epochs=(1, 3), forgetting=-3.0)
-    return analyze(planted.make_tables(world), num_resamples=60)
+    return analyze(planted.make_tables(world), questions=(), num_resamples=60)
 
 
 def answers(analysis: Analysis, question: str) -> list:
@@ -127,7 +127,7 @@ def test_absent_measures_leave_the_other_answers(
     small = planted.World(num_datasets=3, num_benchmarks=2, epochs=(1,), num_models=3, num_layers=2)
     tables = planted.make_tables(small)
     nothing = dict.fromkeys([*missing, "scans", "updates"], pd.DataFrame())
-    analysis = analyze(type(tables)(**{**vars(tables), **nothing}), num_resamples=5)
+    analysis = analyze(type(tables)(**{**vars(tables), **nothing}), questions=(), num_resamples=5)
     assert analysis.scans.empty and analysis.update_pairs.empty and analysis.update_groups.empty
     assert analysis.dimensions.empty == ("representations" in missing)
     assert analysis.forgetting.empty == ("forgetting" in missing)

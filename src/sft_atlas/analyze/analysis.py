@@ -4,7 +4,7 @@ The one decision: every table that the report draws is made here, by the same fu
 the Findings, so that a chart and a sentence can never disagree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -97,8 +97,17 @@ class Analysis:
     """The questions of `analyze.questions`, of the forecast and of the decision, by short name."""
 
 
-def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> Analysis:
-    """Answer the study's questions; deterministic for given tables, `num_resamples` and `seed`."""
+def analyze(
+    tables: "Tables",
+    *,
+    questions: Collection[str] = tuple(QUESTIONS),
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Analysis:
+    """Answer the study's questions; deterministic for given tables, `num_resamples` and `seed`.
+
+    `questions`: which of `QUESTIONS` to answer; what gains and measures say is always answered.
+    """
     gains = cell_gains(tables)
     means = mean_gains(gains)
     properties = data_properties(tables.datasets, tables.descriptions, tables.similarities)
@@ -147,5 +156,6 @@ def analyze(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> An
         answered={
             name: ask(tables, num_resamples=num_resamples, seed=seed)
             for name, ask in QUESTIONS.items()
+            if name in questions
         },
     )
