@@ -33,7 +33,7 @@ def same_tests(scores: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 _SHORTEST: Final = 3
-_PARTS = re.compile(r"[^a-z0-9]+")
+_PARTS = re.compile(r"[\W_]+")
 _SHOTS = re.compile(r"^\d+shots?$")
 
 
