@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sft_atlas.evidence.defect import Defect
     from sft_atlas.evidence.imported import Imported
 
+_IMPLIED: Final = "models that the source's own pattern implies are"
 _MAX_ROWS: Final = 12
 """Rows of the coverage table that are shown."""
 
@@ -56,11 +57,12 @@ def import_page(found: "Imported", store: Path) -> RenderableType:
         parts.append(Text(f"and {len(rows) - _MAX_ROWS} more kinds of runs"))
     parts += [Text(f"\nnote: {note}") for note in found.notes]
     if found.defects:
-        parts.append(Text(f"\n{len(found.defects)} findings about the source:", "bold"))
+        findings = "finding" if len(found.defects) == 1 else "findings"
+        parts.append(Text(f"\n{len(found.defects)} {findings} about the source:", "bold"))
     for number, defect in enumerate(found.defects, 1):
         parts += _defect_parts(number, defect)
     if found.checks:
-        parts.append(Text(f"\n{len(found.checks)} checks passed:", "bold"))
+        parts.append(Text("\nfound as stated:", "bold"))
         parts += [_indented(check) for check in found.checks]
     parts.append(Text("\n" + "\n".join(_next_commands(found, store))))
     return Group(*parts)
@@ -75,10 +77,9 @@ def _counts_text(found: "Imported") -> str:
     )
     lines = [f"{text}, from {found.origin} (SHA-256 {found.sha256[:12]})."]
     if counts["num_missing_cells"]:
-        lines.append(
-            f"{counts['num_missing_cells']} models that the source's own pattern implies are not "
-            f"in it."
-        )
+        num = counts["num_missing_cells"]
+        are = "model that the source's own pattern implies is" if num == 1 else _IMPLIED
+        lines.append(f"{num:,} {are} not in it.")
     if counts["num_treated"]:
         lines.append(f"{counts['num_treated']:,} scores and gains are treated, as said below.")
     return "\n".join(lines)

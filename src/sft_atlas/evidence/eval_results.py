@@ -23,17 +23,21 @@ _FOLDER: Final = ".eval_results"
 
 
 class _Benchmark(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
     id: str
+    """The benchmark's repository on the hub."""
     task_id: str
+    """The name of a task in it, such as default."""
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
     dataset: _Benchmark
+    """The benchmark: id and task_id."""
     value: float
+    """The score, a number."""
     date: str | None = None
     notes: str | None = None
 
@@ -84,9 +88,7 @@ def read_eval_results(path: Path, known: RunLabels) -> SourceTable:
         known,
         origin=path,
         sha256=digest_files(digested, path),
-        notes=[f"{num_again} results were given again; the newest of each counts"]
-        if num_again
-        else [],
+        notes=[f"results given again, of which the newest counts: {num_again}"] * bool(num_again),
     )
 
 

@@ -79,14 +79,12 @@ def read_lm_eval(path: Path, known: RunLabels) -> SourceTable:
     ]
     notes = []
     if num_parts:
-        notes.append(
-            f"{num_parts} results of subtasks are left out; the score of their group is in"
-        )
+        notes.append(f"results of subtasks left out, because their group has a score: {num_parts}")
     if num_again:
-        notes.append(f"{num_again} results were made again later; the newest of each counts")
+        notes.append(f"results made again later, of which the newest counts: {num_again}")
     if outside:
         shown = ", ".join(sorted(outside))
-        notes.append(f"columns that are no fraction of 1 are left out: {shown}")
+        notes.append(f"columns left out, no fraction of 1: {shown}")
     columns = [
         _column(test, name, name in primary, scores, known)
         for test, name in names.items()

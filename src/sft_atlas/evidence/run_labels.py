@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class RunEntry(_Entry):
     """One model of the source; without `data` it is a base model."""
 
     model: str
-    """Base model."""
+    """The name of a base model."""
     data: str | None = None
     kind: Literal["each", "all", "leave-one-out", "mixture"] = "each"
     method: str | None = None

@@ -71,7 +71,7 @@ def wide_table(
         sha256=sha256,
         origin=str(origin),
         labels=labels,
-        texts=pd.DataFrame(texts, columns=header),
+        texts=pd.DataFrame(texts, columns=header, dtype=object),
         values=pd.DataFrame(values, columns=header),
         columns=tuple(columns),
         errors=pd.DataFrame(errors, columns=header),
