@@ -71,8 +71,8 @@ def cross_lingual(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0)
     num_cells, num_models, num_datasets, reason (why something is null).
 
     Table `language_gains`: test, group, benchmark (empty: mean over the test's languages),
-    language, gain (final epochs, fraction of the range), low, high (95 %, two-way clustered),
-    num_cells, num_models, num_datasets.
+    language, gain (final epochs, fraction of the range), low, high (95 %, two-way clustered; null
+    below three models), num_cells, num_models, num_datasets.
     """
     scores = _with_gains(tables)
     tests = same_tests(scores)
@@ -225,7 +225,9 @@ def _mean_gains(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
                 datasets=codes(chosen["data"]),
                 degrees="effective",
             )
-            low, high = mean.interval or (None, None)
+            # Two models bound nothing: their interval would leave the range of scores.
+            is_bounded = mean.num_models >= MIN_CLUSTERS and mean.interval is not None
+            low, high = (mean.low, mean.high) if is_bounded else (None, None)
             yield {
                 "group": group,
                 "benchmark": chosen["benchmark"].iloc[0],
@@ -306,15 +308,16 @@ def _gain_findings(means: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]
             continue
         main = whole[0]
         shown = ", ".join(
-            f"{_word(row['language'])} {points(row['gain'])} {interval_text(_interval(row))}"
+            f"{_word(row['language'])} {_gain_text(row)}"
             for row in rows[rows["benchmark"] != AVERAGE].to_dict("records")
         )
+        end = "" if _interval(main) else " No interval: fewer than three models have a usable base."
         models = f"Models pre-trained on {_word(str(group))}" if group else "Models"
         findings.append(
             Finding(
                 question=GAINS,
                 statement=(
-                    f"{models}: mean change of {test} against the base model: {shown} points."
+                    f"{models}: mean change of {test} against the base model: {shown} points.{end}"
                 ),
                 estimate=float(main["gain"]),
                 interval=_interval(main),
@@ -331,10 +334,15 @@ def _gain_findings(means: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]
                 ),
                 rows=cells,
                 benchmarks=tuple(rows.loc[rows["benchmark"] != AVERAGE, "benchmark"]),
-                reason="" if _interval(main) else "too few models or datasets for an interval",
+                reason="" if _interval(main) else "fewer than three models have a usable base",
             )
         )
     return findings
+
+
+def _gain_text(row: Mapping[Any, Any]) -> str:
+    interval = _interval(row)
+    return points(row["gain"]) + (f" {interval_text(interval)}" if interval else "")
 
 
 def _nothing(reason: str) -> Finding:
