@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from sft_atlas.analyze.findings import plural
 from sft_atlas.forecast.candidates import AVERAGE_DATA, FOR_DATA, FOR_MODELS, OTHERS
 from sft_atlas.forecast.figures import add, figures, pairwise_accuracy
 from sft_atlas.forecast.panel import Panel, own_skill
@@ -51,6 +52,8 @@ COLUMNS: Final = (
     *("random_regret", "rmse", "correlation", "coverage", "worst_coverage", "worst_group"),
     *("width", "num_problems", "num_groups"),
 )
+_SUMS: Final = ("num_right", "num_pairs", "num_problems", "regret")
+GROUP_COLUMNS: Final = ("scheme", "candidate", "group", *_SUMS, "coverage", "used")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,9 @@ class BackTest:
     that of gains; coverage of 90 % intervals (new model: of gains; else of scores), mean over
     groups and of the worst group. The candidate `chosen` is the nested choice. A figure that does
     not exist is null."""
+    groups: pd.DataFrame
+    """One row per scheme, candidate and hidden group: group, num_right, num_pairs, num_problems,
+    regret (sum over problems), coverage, and `used`: the candidate that made its forecasts."""
     chosen: Mapping[str, str]
     """Candidate by scheme: what a forecast uses."""
     margins: Mapping[str, float]
@@ -85,6 +91,7 @@ class _Trials:
 def back_test_panel(panel: Panel, *, seed: int = 0) -> BackTest:
     """Hide models, datasets and runs of a panel in turn, and compare."""
     rows: list[dict[str, object]] = []
+    parts: list[dict[str, object]] = []
     chosen: dict[str, str] = {}
     margins: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -110,15 +117,27 @@ def back_test_panel(panel: Panel, *, seed: int = 0) -> BackTest:
             group: _nested_choice(trials, group, candidates) for group in trials.alone
         }
         for name, candidate in picked.items():
-            row = _row(trials, candidate, labels)
+            covered, width = _coverage(trials, candidate)
+            row = _row(trials, candidate, labels, covered) | {"width": width}
             if scheme == NEW_DATA:
                 # All choices but one are known: which is the best of them is no forecast.
                 row |= dict.fromkeys(("top1", "top3", "regret", "random_regret"))
             is_chosen = name == chosen[scheme]
             rows.append({"scheme": scheme, "candidate": name, "is_chosen": is_chosen} | row)
+            for group, used in candidate.items():
+                sums = trials.alone[group][used].problems
+                part = {key: getattr(sums, key) for key in _SUMS}
+                part |= {"coverage": covered.get(group), "used": used, "group": labels[group]}
+                parts.append({"scheme": scheme, "candidate": name} | part)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    details = pd.DataFrame(parts, columns=list(GROUP_COLUMNS))
     return BackTest(
-        frame=frame, chosen=chosen, margins=margins, variance_ratios=ratios, reasons=reasons
+        frame=frame,
+        groups=details,
+        chosen=chosen,
+        margins=margins,
+        variance_ratios=ratios,
+        reasons=reasons,
     )
 
 
@@ -131,8 +150,8 @@ def _schemes(
     models = _tested(np.flatnonzero(seen.any(axis=(1, 2, 3))), seed)
     datasets = _tested(np.flatnonzero(seen.any(axis=(0, 1, 3))), seed)
     if len(models) < MIN_GROUPS or len(datasets) < 2:
-        counts = f"{len(models)} model(s) and {len(datasets)} dataset(s)"
-        why = f"{counts}; it takes at least {MIN_GROUPS} models and 2 datasets"
+        counts = f"{plural(len(models), 'model')} and {plural(len(datasets), 'dataset')}"
+        why = f"{counts}; a back-test takes {MIN_GROUPS} models and 2 datasets"
         reasons |= {NEW_MODEL: why, HOLES: why}
     else:
         told: dict[tuple[int, ...], Told] = {}
@@ -145,7 +164,9 @@ def _schemes(
         trials = _run(models, lambda hidden: hole_results(panel, tell(hidden), seed=seed))
         found.append((HOLES, trials, FOR_MODELS))
     if len(datasets) < MIN_GROUPS + 1:
-        reasons[NEW_DATA] = f"{len(datasets)} dataset(s); it takes at least {MIN_GROUPS + 1}"
+        reasons[NEW_DATA] = (
+            f"{plural(len(datasets), 'dataset')}; a back-test takes {MIN_GROUPS + 1}"
+        )
     elif panel.properties.shape[-1] == 0 and not own_skill(panel).any():
         reasons[NEW_DATA] = "nothing is known about the data: no group, no measured property"
     else:
@@ -216,9 +237,8 @@ def _errors(results: Results, name: str) -> Floats:
     return found
 
 
-def _row(trials: _Trials, picked: Mapping[int, str], labels: Sequence[str]) -> dict[str, object]:
-    """Figures of forecasts in which each group has the candidate that was picked for it."""
-    results = {group: trials.alone[group][name] for group, name in picked.items()}
+def _coverage(trials: _Trials, picked: Mapping[int, str]) -> tuple[dict[int, float], float | None]:
+    """Share of each group's gains within the interval that the other groups set, and mean width."""
     covered, widths = {}, []
     for group, name in picked.items():
         others = {o: found for (g, o), found in trials.nested.items() if g == group}
@@ -227,6 +247,17 @@ def _row(trials: _Trials, picked: Mapping[int, str], labels: Sequence[str]) -> d
         if np.isfinite(margin) and errors.size:
             covered[group] = float((errors <= margin).mean())
             widths.append(2 * margin)
+    return covered, float(np.mean(widths)) if widths else None
+
+
+def _row(
+    trials: _Trials,
+    picked: Mapping[int, str],
+    labels: Sequence[str],
+    covered: Mapping[int, float],
+) -> dict[str, object]:
+    """Figures of forecasts in which each group has the candidate that was picked for it."""
+    results = {group: trials.alone[group][name] for group, name in picked.items()}
     worst = min(covered, key=lambda g: covered[g]) if covered else None
     missed = np.concatenate([result.truth - result.guess for result in results.values()])
     missed = missed[np.isfinite(missed)]
@@ -238,9 +269,29 @@ def _row(trials: _Trials, picked: Mapping[int, str], labels: Sequence[str]) -> d
         "coverage": float(np.mean(list(covered.values()))) if covered else None,
         "worst_coverage": None if worst is None else covered[worst],
         "worst_group": None if worst is None else labels[worst],
-        "width": float(np.mean(widths)) if widths else None,
         "num_groups": len(results),
     }
+
+
+def new_data_reason(test: BackTest) -> str:
+    """Say why a dataset that nothing was trained on has no forecast; empty where it has one."""
+    if NEW_DATA not in test.chosen:
+        return test.reasons[NEW_DATA]
+    rows = test.frame[test.frame["scheme"] == NEW_DATA].set_index("candidate")["pairwise_accuracy"]
+    if rows[CHOSEN] > rows[AVERAGE_DATA]:
+        return ""
+    return "in back-tests, what is known about data told no more than an average dataset"
+
+
+def untested(reason: str) -> BackTest:
+    """Return a back-test that could not be made at all."""
+    return BackTest(
+        frame=pd.DataFrame(columns=list(COLUMNS)),
+        groups=pd.DataFrame(columns=list(GROUP_COLUMNS)),
+        chosen={},
+        margins={},
+        reasons=dict.fromkeys(BASELINES, reason),
+    )
 
 
 def _correlation(first: Floats, second: Floats) -> float | None:

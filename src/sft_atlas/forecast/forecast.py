@@ -9,14 +9,24 @@ it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sft_atlas.errors import Error
-from sft_atlas.forecast.back_test import HOLES, NEW_DATA, NEW_MODEL, BackTest, back_test_panel
-from sft_atlas.forecast.candidates import CROSSED, effects_of_data
+from sft_atlas.forecast.back_test import (
+    BASELINES,
+    HOLES,
+    NEW_DATA,
+    NEW_MODEL,
+    BackTest,
+    back_test_panel,
+    new_data_reason,
+    untested,
+)
+from sft_atlas.forecast.candidates import effects_of_data
 from sft_atlas.forecast.known import known_outcomes, known_panel
 from sft_atlas.forecast.outcomes import QUERY, SETTING, over_settings
 from sft_atlas.forecast.panel import Panel, gain_scale, hide, split
@@ -26,7 +36,8 @@ from sft_atlas.forecast.told import Told, prior, tell_models
 from sft_atlas.statistics.clusters import Floats, Ints
 from sft_atlas.store.tables import Tables
 
-NO_BASE = "its base model has no usable score on this benchmark"
+NO_RUNS: Final = "no run on a single dataset has a score"
+NO_BASE: Final = "its base model has no usable score on this benchmark"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +104,7 @@ def forecast(
     new = {str(name): (families or {}).get(str(name), "") for name in asked["model"].unique()}
     panel = known_panel(tables, rows, new_models=new, features=features, scale=gain_scale(final))
     test = tested or back_test(tables, features=features, seed=seed)
-    gap = test.reasons.get(NEW_DATA, "")
+    gap = new_data_reason(test)
     records = [
         {str(name): value for name, value in record.items()} for record in asked.to_dict("records")
     ]
@@ -132,8 +143,7 @@ def back_test(
     """
     rows = known_outcomes(tables, only_final=only_final)
     if rows.empty:
-        why = dict.fromkeys((NEW_MODEL, HOLES, NEW_DATA), "no run on a single dataset has a score")
-        return BackTest(frame=pd.DataFrame(), chosen={}, margins={}, reasons=why)
+        return untested(NO_RUNS)
     if pool_settings:
         rows = over_settings(rows)
     return back_test_panel(known_panel(tables, rows, features=features), seed=seed)
@@ -182,13 +192,10 @@ def _holds(rows: pd.DataFrame, asked: pd.DataFrame) -> bool:
 
 
 def _nothing(asked: pd.DataFrame) -> Forecast:
-    why = "no run on a single dataset has a score"
     numbers = dict.fromkeys(("effect", "gain", "low", "high"), np.nan)
-    words = {"why_not": why, "why_no_gain": "", "why_no_interval": "", "scheme": ""}
+    words = {"why_not": NO_RUNS, "why_no_gain": "", "why_no_interval": "", "scheme": ""}
     frame = asked.assign(**numbers, is_supported=False, is_observed=False, num_models=0, **words)
-    reasons = dict.fromkeys((NEW_MODEL, HOLES, NEW_DATA), why)
-    test = BackTest(frame=pd.DataFrame(), chosen={}, margins={}, reasons=reasons)
-    return Forecast(frame=frame, joint={}, method={}, back_test=test)
+    return Forecast(frame=frame, joint={}, method={}, back_test=untested(NO_RUNS))
 
 
 def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackTest) -> Joint:
@@ -198,14 +205,14 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
     has_runs = bool(np.isfinite(panel.value[number]).any())
     scheme = HOLES if has_runs else NEW_MODEL
     told = tell_models(panel, [number])
-    candidate = test.chosen.get(scheme, CROSSED)
+    candidate = test.chosen.get(scheme, BASELINES[scheme])
     effects = told.effects[candidate][0]
     is_new = _never_run(np.delete(panel.value, number, axis=0))
     effects = _with_new_data(panel, number, effects, is_new, test)
     mean, covariance = posterior_of(panel, told, number, places, effects)
     covariance *= test.variance_ratios.get(candidate, 1.0)
     observed = panel.value[number][places.setting, places.dataset, places.benchmark]
-    is_observed: NDArray[np.bool_] = np.isfinite(observed)
+    is_observed = np.asarray(np.isfinite(observed), dtype=np.bool_)
     mean = np.where(is_observed, observed, mean)
     base = panel.base[number][places.benchmark]
     scale = panel.scale[places.benchmark]
@@ -238,8 +245,8 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
 
 def _never_run(value: Floats) -> NDArray[np.bool_]:
     """Tell of each dataset whether no run on it is visible."""
-    seen: NDArray[np.bool_] = np.isfinite(np.moveaxis(value, 2, 0)).any(axis=(1, 2, 3))
-    return ~seen
+    seen = np.isfinite(value).any(axis=(0, 1, 3))
+    return np.asarray(~seen, dtype=np.bool_)
 
 
 def _num_others(panel: Panel, model: int) -> Ints:
