@@ -62,6 +62,8 @@ class RemlFit:
     """BLUP of each level, by factor; levels are numbered as they were given."""
     effect_errors: Mapping[str, Floats]
     """Standard error of prediction (of u - BLUP), given the variances."""
+    scores: Floats
+    """Slope of the log-likelihood in each variance: 0, or negative at a variance of 0."""
     log_likelihood: float
     """Restricted, with all constants: of y given that X'X is as it is."""
     is_converged: bool
@@ -146,7 +148,7 @@ def _maximise(
     """Climb from `start` (equal parts by default) until no step would gain."""
     num_parts = len(design.names) + 1
     variances = np.full(num_parts, 1 / num_parts) if start is None else start
-    state = state_at(design, right, square, _floored(variances))
+    state = state_at(design, right, square, floored(variances))
     for iteration in range(1, max_iterations + 1):
         is_free = ~_is_at_floor(state.variances) | (state.scores > 0)
         step, gain = _newton(state, is_free)
@@ -173,11 +175,11 @@ def _climb(design: Design, right: Blocks, square: float, state: State, step: Flo
         # The residual variance may fall to a tenth at once, the others to 0.
         proposed = state.variances + step
         proposed[-1] = max(proposed[-1], 0.1 * state.variances[-1])
-        tried = state_at(design, right, square, _floored(proposed))
+        tried = state_at(design, right, square, floored(proposed))
         if tried.log_likelihood >= state.log_likelihood - 1e-12 * abs(state.log_likelihood):
             return tried
         step = step / 2
-    return state_at(design, right, square, _floored(_em_step(design, state)))
+    return state_at(design, right, square, floored(_em_step(design, state)))
 
 
 def _em_step(design: Design, state: State) -> Floats:
@@ -190,8 +192,8 @@ def _em_step(design: Design, state: State) -> Floats:
     return moved
 
 
-def _floored(variances: Floats) -> Floats:
-    """Raise variances of factors to the smallest that is iterated with."""
+def floored(variances: Floats) -> Floats:
+    """Raise variances of factors to the smallest that equations are formed with."""
     return np.append(np.maximum(variances[:-1], _FLOOR * variances[-1]), variances[-1])
 
 
@@ -255,6 +257,7 @@ def _fit_of(
         effect_errors={
             name: error * scale for name, error in zip(design.names, prediction, strict=True)
         },
+        scores=state.scores / scale**2,
         log_likelihood=state.log_likelihood
         - (design.num_rows - design.num_fixed) * float(np.log(scale)),
         is_converged=is_converged,

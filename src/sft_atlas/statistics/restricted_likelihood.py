@@ -38,8 +38,6 @@ class State:
     log_likelihood: float
     scores: Floats
     information: Floats
-    expected: Floats
-    """tr(P V_k): what y'P V_k P y is on average."""
 
 
 def state_at(design: Design, right: Blocks, square: float, variances: Floats) -> State:
@@ -54,10 +52,7 @@ def state_at(design: Design, right: Blocks, square: float, variances: Floats) ->
     freedom = design.num_rows - design.num_fixed
     quadratic = (square - explained) / residual
     deviance = freedom * np.log(2 * np.pi * residual) + equations.log_determinant + quadratic
-    sizes = np.array(design.sizes, dtype=np.float64)
-    traces = np.array([part.sum() for part in inverse.diagonals])
-    expected = np.append((sizes - traces) / variances[:-1], 0.0)
-    expected[-1] = (freedom - (sizes - traces).sum()) / residual
+    expected = expected_squares(equations, inverse, variances)
     working = projections(equations, right, effects, square, residual)
     return State(
         variances=variances,
@@ -67,8 +62,16 @@ def state_at(design: Design, right: Blocks, square: float, variances: Floats) ->
         log_likelihood=-0.5 * float(deviance),
         scores=-0.5 * (expected - working.squares[:, 0]),
         information=average_information(equations, working, residual)[0],
-        expected=expected,
     )
+
+
+def expected_squares(equations: Factorised, inverse: Inverse, variances: Floats) -> Floats:
+    """Return tr(P V_k): the mean of y'P V_k P y at these variances, which are all above 0."""
+    design = equations.design
+    sizes = np.array(design.sizes, dtype=np.float64)
+    told = sizes - np.array([part.sum() for part in inverse.diagonals])
+    left = (design.num_rows - design.num_fixed - told.sum()) / variances[-1]
+    return np.append(told / variances[:-1], left)
 
 
 @dataclass(frozen=True, kw_only=True)
