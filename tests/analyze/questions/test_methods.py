@@ -99,6 +99,18 @@ def test_a_cell_without_a_partner_or_a_score_is_no_pair() -> None:
     assert rows(answer, "average")["num_pairs"].tolist() == [28]
 
 
+def test_no_pair_with_all_benchmarks_leaves_the_single_ones() -> None:
+    values = scores([0.05, 0.05], num_models=6)
+    values[:3, :, 0] = np.nan
+    values[3:, :, 1] = np.nan
+    finding = only(methods_compared(tables(values)).findings, QUESTION)
+    assert finding.estimate is None and finding.interval is None
+    assert finding.reason == "no pair has all of these benchmarks"
+    assert "lora minus full: no pair of runs has all benchmarks. By benchmark: lora is ahead" in (
+        finding.statement
+    )
+
+
 def test_epochs_of_a_run_count_as_one_pair() -> None:
     values = np.repeat(scores([0.02, 0.0, 0.0, 0.0])[..., None], 3, axis=4)
     values[:, :, 0, 1, 2] += 0.03

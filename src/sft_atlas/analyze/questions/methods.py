@@ -120,12 +120,12 @@ def _finding(
     lora, full = place["second"], place["first"]
     where = f"{KIND_WORDS.get(place['data_kind'], place['data_kind'])}, {place['setting']}"
     used = ", mean of kept epochs" if place["epochs_used"] == KEPT else ""
-    size = f"{average['num_pairs']:,} {'pair' if average['num_pairs'] == 1 else 'pairs'} of runs"
-    mean = (
-        f"{points(average['difference'])} points {interval_text(interval)} on average over {size}"
-    )
-    if not average["num_pairs"]:
-        mean = "no pair of runs has all benchmarks"
+    mean = "no pair of runs has all benchmarks"
+    if average["num_pairs"]:
+        mean = (
+            f"{points(average['difference'])} points {interval_text(interval)} on average over "
+            f"{average['num_pairs']:,} {'pair' if average['num_pairs'] == 1 else 'pairs'} of runs"
+        )
     listed = _listed(tests, lora, full, margin)
     if average["num_models"] == 1:
         listed += " One model: this says nothing about another."
@@ -137,8 +137,8 @@ def _finding(
         scale="points",
         n=int(average["num_pairs"]),
         unit=(
-            f"pair of runs ({plural(int(average['num_models'] or 0), 'model')}, "
-            f"{plural(int(average['num_datasets'] or 0), 'dataset')})"
+            f"pair of runs ({plural(int(_number(average['num_models']) or 0), 'model')}, "
+            f"{plural(int(_number(average['num_datasets']) or 0), 'dataset')})"
         ),
         method=(
             "Differences of scores between cells that agree in model, data, samples, schedule, "
