@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.associations import POOLED
@@ -53,12 +54,14 @@ def coded(frame: pd.DataFrame, columns: Iterable[str], names: Names) -> Columns:
         elif column in NAMED:
             place = {name: i for i, name in enumerate(names[NAMED[column]])}
             place |= {AVERAGE: -1} | {POOLED: -2}
-            values = frame[column].astype(object).where(frame[column].notna(), AVERAGE)
-            packed[column] = [place[str(value)] for value in values]
+            places, distinct = pd.factorize(frame[column].astype(object))
+            # The last entry is that of missing values, which `factorize` places at -1.
+            found = np.array([*(place[str(value)] for value in distinct), -1])
+            packed[column] = found[places].tolist()
         elif frame[column].dtype == bool:
             packed[column] = [int(value) for value in frame[column]]
         else:
-            packed[column] = [number(value, 5) for value in frame[column]]
+            packed[column] = numbers(frame[column], 5)
     return packed
 
 
@@ -85,6 +88,16 @@ def nested(
             for curve in curves
         ]
     return {"grids": [list(grid) for grid in grids], "curves": packed}
+
+
+def numbers(values: "pd.Series[Any]", digits: int) -> list[int | float | None]:
+    """The same as `number` for a whole column."""
+    found = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    rounded = found.round(digits)
+    return [
+        None if not math.isfinite(value) else int(value) if value.is_integer() else value
+        for value in rounded.tolist()
+    ]
 
 
 def number(value: Any, digits: int) -> int | float | None:

@@ -11,13 +11,19 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from sft_atlas.analyze.findings import Finding
+from sft_atlas.analyze.findings import Finding, minus
 
 Kind = Literal["text", "points", "percent", "number", "count", "p", "yes"]
 """How a column of a table is shown: fractions as signed `points` or as `percent`."""
 
+Frames = Mapping[str, pd.DataFrame]
+"""The tables of an answered question, by name."""
+
 NOTHING: Final = "\N{EM DASH}"
 MAX_SHOWN: Final = 200
+"""Rows of a table that stand on the page."""
+MAX_ANSWERS: Final = 5
+"""Answers of a section that are not folded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +94,30 @@ def is_absent(value: Any) -> bool:
     if value is None or value is pd.NA or value is pd.NaT:
         return True
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def shown(value: Any, column: Column) -> str:
+    """Return a value as the page shows it; what is absent or no number is a dash.
+
+    >>> shown(0.0123, Column(key="a", title="A", kind="points"))
+    '+1.2'
+    >>> shown(float("nan"), Column(key="a", title="A", kind="number")) == NOTHING
+    True
+    """
+    if is_absent(value):
+        return NOTHING
+    if column.kind == "yes":
+        return "yes" if value else "no"
+    if column.kind == "text":
+        return str(value)
+    number = float(value)
+    if column.kind == "count":
+        return minus(f"{number:,.0f}")
+    if column.kind == "p":
+        return "< 0.001" if number < 0.001 else f"{number:.3f}"
+    if column.kind == "percent":
+        return minus(f"{100 * number:.{column.digits}f}")
+    sign, scale = ("+", 100) if column.kind == "points" else ("", 1)
+    text = f"{scale * number:{sign}.{column.digits}f}"
+    # A rounded zero has no sign.
+    return minus(text) if float(text) else text.lstrip("+-")

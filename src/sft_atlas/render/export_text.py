@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sft_atlas.analyze.findings import minus
-from sft_atlas.render.exhibits import NOTHING, Column, Table, is_absent
+from sft_atlas.render.exhibits import NOTHING, Table, is_absent, shown
 
 _FORMULA: Final = re.compile(r"^[=+\-@\t\r]")
 _LATEX: Final = {
@@ -30,33 +29,6 @@ _LATEX: Final = {
     NOTHING: "---",
 }
 _MARKDOWN: Final = re.compile(r"([\\|`*_<>\[\]#~])")
-
-
-def shown(value: Any, column: Column) -> str:
-    """Return a value as the page shows it; what is absent or no number is a dash.
-
-    >>> shown(0.0123, Column(key="a", title="A", kind="points"))
-    '+1.2'
-    >>> shown(float("nan"), Column(key="a", title="A", kind="number")) == NOTHING
-    True
-    """
-    if is_absent(value):
-        return NOTHING
-    if column.kind == "yes":
-        return "yes" if value else "no"
-    if column.kind == "text":
-        return str(value)
-    number = float(value)
-    if column.kind == "count":
-        return minus(f"{number:,.0f}")
-    if column.kind == "p":
-        return "< 0.001" if number < 0.001 else f"{number:.3f}"
-    if column.kind == "percent":
-        return minus(f"{100 * number:.{column.digits}f}")
-    sign, scale = ("+", 100) if column.kind == "points" else ("", 1)
-    text = f"{scale * number:{sign}.{column.digits}f}"
-    # A rounded zero has no sign.
-    return minus(text) if float(text) else text.lstrip("+-")
 
 
 def csv_text(rows: pd.DataFrame) -> str:

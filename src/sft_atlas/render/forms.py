@@ -25,7 +25,10 @@ INKS: Final = ("strongText", "weakText", "own", "band")
 Form = dict[str, Any]
 
 _BY_ORDER: Final = alt.EncodingSortField(field="order", op="min")
-_BOUNDED: Final = "isValid(datum.low) && isValid(datum.high)"
+_ENDS: Final = {
+    name: f"isValid(datum.{name}) ? datum.{name} : datum.estimate" for name in ("low", "high")
+}
+"""Where there is no interval its line has no length: a layer without rows is an error to Vega."""
 
 
 def forest(
@@ -52,9 +55,8 @@ def forest(
         shared["color"] = alt.Color("series:N", sort=None, legend=legend())
     shared["opacity"] = alt.condition("datum.is_faded", alt.value(0.45), alt.value(1))
     base = alt.Chart().encode(**shared)
-    # The whole interval belongs to the axis, also where a mark has none.
-    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    rule = base.transform_filter(_BOUNDED).mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
+    x = alt.X("from:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+    rule = _with_ends(base).mark_rule(strokeWidth=2).encode(x=x, x2="to:Q")
     dot = base.mark_point(filled=True, size=58).encode(x=alt.X("estimate:Q"))
     layers = [_zero("x"), rule, dot]
     if margin is not None:
@@ -79,7 +81,7 @@ def bars(title: str, *, tooltip: Sequence[tuple[str, str]] = ()) -> Form:
     )
     base = alt.Chart().encode(y=y, tooltip=_tooltip(("label", "What"), *tooltip))
     bar = base.mark_bar(height=14, opacity=0.75).encode(x=alt.X("estimate:Q", title=title))
-    rule = base.transform_filter(_BOUNDED).mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    rule = _with_ends(base).mark_rule(strokeWidth=2).encode(x="from:Q", x2="to:Q")
     chart = alt.layer(bar, rule).properties(width="container")
     return _form(chart, step=ROW_PIXELS + 3, step_field="label")
 
@@ -162,10 +164,9 @@ def bands(
         )
     )
     area = (
-        alt.Chart()
-        .transform_filter(_BOUNDED)
+        _with_ends(alt.Chart())
         .mark_area(opacity=0.15)
-        .encode(x=x, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=color)
+        .encode(x=x, y=alt.Y("from:Q", title=y_title), y2="to:Q", color=color)
     )
     layers = [area, lines]
     if line_at is not None:
@@ -176,6 +177,10 @@ def bands(
 def _zero(axis: str, place: float = 0.0) -> alt.Chart:
     line = alt.Chart(alt.InlineData(values=[{"zero": place}]))
     return line.mark_rule(strokeDash=[3, 3], opacity=0.7).encode(**{axis: "zero:Q"})
+
+
+def _with_ends(chart: alt.Chart) -> alt.Chart:
+    return chart.transform_calculate(**{"from": _ENDS["low"], "to": _ENDS["high"]})
 
 
 def _ink(name: str) -> dict[str, Any]:
@@ -191,7 +196,7 @@ def _tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
 
 def _form(chart: alt.LayerChart, **usermeta: Any) -> Form:
     inks = [alt.param(name=name, value="#777") for name in INKS]
-    spec = chart.add_params(*inks).properties(data=alt.NamedData("rows")).to_dict()
+    spec = chart.add_params(*inks).properties(data=alt.NamedData("rows")).to_dict(validate=False)
     spec.pop("config", None)
     spec["usermeta"] = usermeta
     return dict(spec)

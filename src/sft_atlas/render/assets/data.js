@@ -1,5 +1,13 @@
 // Decodes the embedded payload: columns of numbers and of indices into `names` become rows of named values.
-const payload = JSON.parse(document.getElementById("payload").textContent);
+async function inflated(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
+}
+if (typeof DecompressionStream === "undefined") {
+  document.getElementById("old-browser").hidden = false;
+  return;
+}
+const payload = await inflated(document.getElementById("payload").textContent);
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const names = payload.names;
 const NAMED = {

@@ -1,0 +1,150 @@
+"""How is the evidence drawn for what works: where, for which models, in which languages, above
+which noise?
+
+In: the answers of `synergies`, `likeness`, `cross_lingual` and `noise_floor`. Out: their charts
+and tables.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import pandas as pd
+
+from sft_atlas.render import forms
+from sft_atlas.render.exhibits import Chart, Frames, Table
+from sft_atlas.render.section_rows import (
+    choices,
+    estimates,
+    has,
+    matrix,
+    named,
+    ordered,
+    rests,
+    saturation,
+    table,
+    with_choices,
+)
+
+MIN_MATRIX: Final = 3
+"""Of fewer things a table of correlations shows nothing that the answer does not say."""
+
+_PLACE: Final = ("setting", "method")
+_LIKENESS: Final = (
+    ("model", "Models", "two models, over datasets and benchmarks"),
+    ("data", "Datasets", "two datasets, over models and benchmarks"),
+    ("benchmark", "Benchmarks", "two benchmarks, over models and datasets"),
+)
+
+
+def synergies(frames: Frames) -> Iterator[Chart | Table]:
+    """Draw the shares of variance by source, and the effects that hold over models."""
+    shares = frames.get("variance_shares")
+    if has(shares, "source", "share") and shares is not None:
+        drawn = shares[shares["share"].notna()]
+        rows = estimates(drawn, "share", is_signed=False)
+        yield Chart(
+            name="variance-shares",
+            title="Where the differences between scores come from",
+            caption="Share of the variance by source, in percent, with 95 % intervals.",
+            form=forms.bars("Share of the variance, %"),
+            rows=ordered(
+                with_choices(rows.assign(label=drawn["source"].astype(str)), drawn, _PLACE)
+            ),
+            choices=choices(drawn, _PLACE),
+        )
+        yield table("variance-shares", "Shares of the variance", shares, is_open=False)
+    found = frames.get("synergies")
+    if has(found, "data", "benchmark", "effect") and found is not None:
+        drawn = found[found["effect"].notna()]
+        rows = matrix(
+            drawn.assign(x=named(drawn["benchmark"]), y=drawn["data"].astype(str)), value="effect"
+        )
+        if "persists" in drawn:
+            persists = drawn["persists"].fillna(False).astype(bool)
+            rows = rows.assign(is_marked=persists, is_faded=~persists)
+        limit = saturation(rows["value"])
+        yield Chart(
+            name="synergies",
+            title="What a dataset does to a benchmark, whatever the model",
+            caption=(
+                "Effect of a dataset (rows) on a benchmark (columns) beyond what it does on "
+                "average, in points, shrunk towards 0. Outlined: it holds over models after "
+                f"adjustment. Colours saturate at ±{limit:g} points."
+            ),
+            form=forms.heat_map("Points", limit),
+            rows=with_choices(rows, drawn, _PLACE),
+            choices=choices(drawn, _PLACE),
+        )
+        yield table("synergies", "Effects of datasets on benchmarks", found, is_open=False)
+
+
+def likeness(frames: Frames) -> Iterator[Chart | Table]:
+    """Draw which models, datasets and benchmarks are alike, and how many components they need."""
+    for kind, title, compared in _LIKENESS:
+        found = frames.get(f"{kind}_likeness")
+        if has(found, "first", "second", "correlation") and found is not None:
+            if found["first"].nunique() < MIN_MATRIX:
+                continue
+            yield _likeness_chart(kind, title, compared, found)
+    shares = frames.get("components")
+    if has(shares, "component", "cumulative") and shares is not None:
+        rows = estimates(shares, "cumulative", is_signed=False).assign(
+            x=shares["component"].astype(float), series="share of the variance"
+        )
+        yield Chart(
+            name="components",
+            title="How many ways there are in which models differ",
+            caption=(
+                "Share of the variance in the first principal components of what data did to "
+                "models. Dashed: 90 %. Band: 95 %, resampling datasets."
+            ),
+            form=forms.bands("Number of components", "Share of the variance, %", line_at=90),
+            rows=with_choices(rows.drop(columns="is_faded"), shares, _PLACE),
+            choices=choices(shares, _PLACE),
+        )
+    for name, title in (
+        ("likeness_labels", "Does a shared label make things more alike?"),
+        ("mean_effects", "What each dataset does on average over models"),
+    ):
+        if has(frames.get(name)):
+            yield table(name.replace("_", "-"), title, frames[name], is_open=False)
+
+
+def languages(frames: Frames) -> Iterator[Chart | Table]:
+    """List how results on one test in several languages go together."""
+    found = frames.get("cross_lingual")
+    if has(found) and found is not None:
+        yield table("cross-lingual", "The same test in two languages", found)
+
+
+def noise(frames: Frames) -> Iterator[Chart | Table]:
+    """List the noise of seeds and of items, and what it hides."""
+    found = frames.get("noise_floor")
+    if has(found) and found is not None:
+        yield table("noise-floor", "Noise of seeds and items", found)
+
+
+def _likeness_chart(kind: str, title: str, compared: str, found: pd.DataFrame) -> Chart:
+    drawn = found[found["correlation"].notna()]
+    rows = matrix(
+        drawn.assign(x=drawn["second"], y=drawn["first"]), value="correlation", scale=1, digits=2
+    )
+    if has(drawn, "first_order", "second_order"):
+        rows = rows.assign(x_order=drawn["second_order"], y_order=drawn["first_order"])
+    rows = rows.assign(
+        label=rows["label"].str.replace("0.", ".", regex=False),
+        strength=rows["value"].abs().clip(upper=1),
+        is_faded=False,
+        n_text=rests(drawn),
+    )
+    return Chart(
+        name=f"{kind}-likeness",
+        title=f"{title} that behave alike",
+        caption=(
+            f"Correlation of the results of {compared}, each less its model's mean and in standard "
+            "deviations of its benchmark. The order puts alike ones together."
+        ),
+        form=forms.heat_map("Correlation", 1.0),
+        rows=with_choices(rows, drawn, _PLACE),
+        choices=choices(drawn, _PLACE),
+    )
