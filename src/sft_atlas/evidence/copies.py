@@ -31,6 +31,7 @@ _CLEAR: Final = 0.25
 """A score is far from a model's tuned rows if it is so many standard deviations of the column
 outside of all of them."""
 _MIN_CLEAR: Final = 3
+_POWERS: Final = np.linspace(0.05, 1.0, 20)
 
 Pairing = Literal["base", "models", "tuned", "own base"]
 
@@ -65,7 +66,7 @@ class Copy:
     num_shared: int
     """Columns in which both have a score."""
     log_chance: float
-    """Natural logarithm of the chance of so many agreements among all pairs of rows."""
+    """Natural logarithm of a bound on the chance of such agreements among all pairs of rows."""
 
 
 def copy_defects(source: SourceTable) -> tuple[Defect, ...]:
@@ -197,7 +198,7 @@ def _judged(source: SourceTable, scores: Scores, pair: tuple[int, int], log_pair
         columns=tuple(names),
         maybe_by_chance=tuple(by_chance),
         num_shared=int(sum(source.values.iloc[list(pair)].notna().all())),
-        log_chance=_log_tail(shares, int(is_equal[weighed].sum())) + log_pairs,
+        log_chance=_log_tail(shares, is_equal[weighed]) + log_pairs,
     )
 
 
@@ -235,19 +236,19 @@ def _share_that_agrees(scores: Scores, pair: tuple[int, int], place: int) -> flo
     return share
 
 
-def _log_tail(shares: Floats, num_equal: int) -> float:
-    """Natural logarithm of the chance of at least so many agreements of independent columns.
+def _log_tail(shares: Floats, is_equal: Bools) -> float:
+    """Bound the chance of agreements as unlikely as these; natural logarithm.
 
-    `shares` is the chance of each. Summed as logarithms, for the chances are below any float.
+    `shares` is each column's chance. Agreement is weighed by -log of that, so that one to the last
+    of many digits counts for more, and the sum of weights is bounded as Chernoff (1952) does:
+    P(sum >= s) <= min over t of E exp(t (sum - s)), columns taken as independent.
     """
-    logs = np.full(len(shares) + 1, -np.inf)
-    logs[0] = 0.0
-    with np.errstate(divide="ignore"):
-        hit, miss = np.log(shares), np.log1p(-np.minimum(shares, 1.0))
-    for place in range(len(shares)):
-        moved = np.concatenate([[-np.inf], logs[:-1]]) + hit[place]
-        logs = np.logaddexp(logs + miss[place], moved)
-    return float(np.logaddexp.reduce(logs[num_equal:]))
+    logs = np.log(shares)
+    bounds = [
+        float(np.log1p(shares * np.expm1(-t * logs)).sum() + t * logs[is_equal].sum())
+        for t in _POWERS
+    ]
+    return min(0.0, *bounds)
 
 
 def _defect(source: SourceTable, copy: Copy) -> Defect:
@@ -286,8 +287,8 @@ def _defect(source: SourceTable, copy: Copy) -> Defect:
         where=f"{names[0]} and {names[1]}: {counted(len(copy.columns), 'column')}",
         evidence=(
             f"The rows agree to the last digit in {len(copy.columns)} of the {copy.num_shared} "
-            f"columns in which both have a score; chance {chance(copy.log_chance)}, counting all "
-            f"pairs of rows.{maybe}{reason}"
+            f"columns in which both have a score; the chance is at most "
+            f"{chance(copy.log_chance)}, counting all pairs of rows.{maybe}{reason}"
         ),
         effect=effects[copy.pairing],
         treatment=treatment,

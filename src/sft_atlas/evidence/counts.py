@@ -116,7 +116,7 @@ def are_shares(source: SourceTable, column: Column) -> bool:
     """Whether a column's values are all k/n of the n that is stated for it, or for each row."""
     numbers = _numbers(source, column)
     if source.num_items is None:
-        return bool(column.num_items) and fits_items(numbers, column.num_items or 1).all()
+        return bool(column.num_items and fits_items(numbers, column.num_items).all())
     stated = source.num_items[column.name].fillna(column.num_items or np.nan).iloc[numbers.rows]
     return all(
         fits_items(numbers.at(np.flatnonzero(stated == num)), int(num)).all()
@@ -156,11 +156,11 @@ def read_counts(numbers: Written, num_items: int) -> Reading:
         if log_chance < LOG_CHANCE:
             return reading("other number", log_chance, coarser)
         return reading("agrees" if tail < LOG_CHANCE else "cannot tell", tail)
+    if tail < LOG_CHANCE and fits.mean() > 1 - _FEW:
+        return reading("off the grid", tail)
     other, log_chance = _other(distinct)
     if log_chance < LOG_CHANCE:
         return reading("other number", log_chance, other)
-    if tail < LOG_CHANCE and fits.mean() > 1 - _FEW:
-        return reading("off the grid", tail)
     lowest, log_chance = _lowest(numbers, distinct, num_items)
     if log_chance < LOG_CHANCE:
         return reading("missing items", log_chance, lowest)

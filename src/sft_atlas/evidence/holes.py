@@ -34,6 +34,8 @@ ARMS: Final[tuple[tuple[str, ...], ...]] = (
 
 _LOG_CHANCE: Final = np.log(1e-3)
 _MAX_ARMS: Final = 3
+_MIN_EXCESS: Final = 3.0
+"""Standard deviations above the mean; nearer, no number of holes is as unlikely as asked for."""
 _STUB: Final = 0.2
 _FULL: Final = 0.8
 _MIN_VALUES: Final = 10
@@ -189,12 +191,16 @@ def _heaviest(
 ) -> Arm | None:
     """Return the arm with the least likely number of holes among the rows that are left."""
     num_left, num_holes = int(is_left.sum()), int((is_hole & is_left).sum())
+    if not 0 < num_holes < num_left:
+        return None
     best: tuple[float, int] | None = None
     found = None
     for labels, numbers in codes.items():
         sizes = np.bincount(numbers[is_left])
         holes = np.bincount(numbers[is_left & is_hole], minlength=len(sizes))
-        levels = np.flatnonzero((holes > 1) & (sizes < num_left))
+        share = num_holes / num_left
+        excess = (holes - sizes * share) / np.sqrt(np.maximum(sizes, 1) * share * (1 - share))
+        levels = np.flatnonzero((holes > 1) & (sizes < num_left) & (excess > _MIN_EXCESS))
         if not len(levels):
             continue
         tails = hypergeom.logsf(holes[levels] - 1, num_left, num_holes, sizes[levels])

@@ -188,7 +188,9 @@ def _defect(source: SourceTable, mixture: Mixture) -> Defect:
     rows = mixture.is_alien.copy()
     if parts is not None:
         left = _taken_out(source, mixture, parts.columns)
-        rows |= mixture.is_both & _mostly_alien(source, mixture) & _is_possible(mixture, left)
+        is_tuned = (source.labels["method"] != "base").to_numpy()
+        is_likely = mixture.is_both & is_tuned & _mostly_alien(source, mixture)
+        rows |= is_likely & _is_possible(mixture, left)
     num_alien = int(mixture.is_alien.sum())
     few = 0.9 * mixture.num_groups <= mixture.num_alien < mixture.num_groups
     return Defect(

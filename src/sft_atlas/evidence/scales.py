@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from sft_atlas.evidence.counts import LOG_CHANCE
 from sft_atlas.evidence.defect import Defect
 from sft_atlas.evidence.denominators import Bools, Written, chance_of_items, fits_items, written
 from sft_atlas.evidence.source import Column, SourceTable
@@ -102,13 +103,13 @@ def _small(column: Column, own: Written) -> Defect:
 
 def _is_coarse(source: SourceTable, column: Column, numbers: dict[str, Written]) -> bool:
     """Whether a column is rounded to less than its items allow, and others are not."""
-    step = _step(numbers[column.name])
+    step, num_levels = _step(numbers[column.name]), len(numbers[column.name].distinct().values)
     if column.metric == "rating" or not column.num_items or step < _COARSE:
         return False
-    if (
-        step * column.num_items < _LOST
-        or len(np.unique(numbers[column.name].values)) < _MIN_DISTINCT
-    ):
+    # A share of the items has so few decimals by chance once in as many as a step covers.
+    if step * column.num_items < _LOST or num_levels < _MIN_DISTINCT:
+        return False
+    if -num_levels * np.log(step * column.num_items) > LOG_CHANCE:
         return False
     others = [
         _step(numbers[other.name])
