@@ -1,0 +1,147 @@
+"""Can a decision from this evidence be trusted, and how many runs of one's own does it take?
+
+In: tables of one grid. Out: findings in words and the table `replay`. The one decision: a decision
+is judged by what it gives away (regret), beside the plainest rule that one could apply by hand.
+"""
+
+from typing import Final
+
+import pandas as pd
+
+from sft_atlas.analyze.findings import Finding, minus
+from sft_atlas.analyze.questions.answered import Answered
+from sft_atlas.decide.replay import MIXED, OURS, PLAIN, RANDOM, SINGLE, Replay, replay
+from sft_atlas.store.tables import Tables
+
+QUESTION: Final = "Can the best data for a new model be chosen in advance?"
+
+UNIT: Final = "model x benchmark (or weighted mix); models are resampled"
+METHOD: Final = (
+    "Each model in turn is new: its datasets are forecast from the other models (mean of scores "
+    "centred within model, relatives counting twice), the most promising is revealed, the rest is "
+    "forecast again. Regret is the lead of the truly best dataset over the chosen one, in standard "
+    "deviations of scores within models; 95 % bootstrap interval over models."
+)
+
+
+def decision_answered(tables: Tables, *, num_resamples: int = 1000, seed: int = 0) -> Answered:
+    """Replay decisions on models whose outcome is known.
+
+    Each model of the setting with the most runs is taken for new. Its runs are revealed one by one,
+    the most promising first, and after each the choice that the evidence supports is compared with
+    the truth: regret in standard deviations within models, and the share of choices among the true
+    best three, beside the plain order (the other models' mean) and a random order. Weights are
+    single benchmarks and random mixes of them.
+
+    Table `replay`: weights (`single benchmarks`, `weighted mixes`), policy (`decision`, `plain
+    order`, `random order`), num_revealed, regret with regret_low and regret_high, top3, difference
+    (regret less that of the plain order) with difference_low and difference_high, claimed and held
+    (mean probability that the decision gave its choice to be best, and how often it was),
+    num_problems, num_models.
+    """
+    found = replay(tables, num_resamples=num_resamples, seed=seed)
+    if found.reason:
+        return Answered(findings=(_nothing(found.reason),), tables={"replay": found.frame})
+    findings = [_regret(found, kind) for kind in (SINGLE, MIXED)]
+    return Answered(
+        findings=(*findings, *[_compared(found, kind) for kind in (SINGLE, MIXED)]),
+        tables={"replay": found.frame},
+    )
+
+
+def _nothing(reason: str) -> Finding:
+    return Finding(
+        question=QUESTION,
+        statement=f"Not estimable: {reason}.",
+        estimate=None,
+        interval=None,
+        scale="difference",
+        n=0,
+        unit=UNIT,
+        method=METHOD,
+        rows=(),
+        reason=reason,
+    )
+
+
+def _row(found: Replay, kind: str, policy: str, step: int) -> "pd.Series[float]":
+    frame = found.frame
+    is_it = (frame["weights"] == kind) & (frame["policy"] == policy)
+    row: pd.Series[float] = frame[is_it & (frame["num_revealed"] == step)].iloc[0]
+    return row
+
+
+def _steps(found: Replay) -> list[int]:
+    return sorted(int(step) for step in found.frame["num_revealed"].unique())
+
+
+def _regret(found: Replay, kind: str) -> Finding:
+    """Say what a decision without a run of the new model gives away, and after some."""
+    first, *later = _steps(found)
+    start = _row(found, kind, OURS, first)
+    parts = [
+        f"{_share(row['top3'])} after {step} runs ({row['regret']:.2f} SD)"
+        for step in later
+        for row in [_row(found, kind, OURS, step)]
+    ]
+    low, high = start["regret_low"], start["regret_high"]
+    statement = (
+        f"{found.setting}, {kind}: without any run of the new model, the chosen dataset is among "
+        f"the true best three in {_share(start['top3'])} of {int(start['num_problems'])} cases and "
+        f"gives away {start['regret']:.2f} SD [{low:.2f}, {high:.2f}]; {', '.join(parts)}. The "
+        f"choice was called the best with probability {_share(start['claimed'])} on average and "
+        f"was in {_share(start['held'])}."
+    )
+    return Finding(
+        question=QUESTION,
+        statement=statement,
+        estimate=float(start["regret"]),
+        interval=(float(low), float(high)),
+        scale="difference",
+        n=int(start["num_problems"]),
+        unit=UNIT,
+        method=METHOD,
+        rows=(),
+    )
+
+
+def _compared(found: Replay, kind: str) -> Finding:
+    """Compare with the plain order at every step, and with a random one."""
+    steps = _steps(found)
+    rows = {step: _row(found, kind, OURS, step) for step in steps}
+    parts = [
+        f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}] "
+        f"after {step}"
+        for step, row in rows.items()
+    ]
+    last = _row(found, kind, RANDOM, steps[-1])["regret"]
+    worse = [step for step, row in rows.items() if row["difference_low"] > 0]
+    better = [step for step, row in rows.items() if row["difference_high"] < 0]
+    verdict = (
+        "At no step is it clearly worse than the plain order."
+        if not worse
+        else (f"It is clearly worse than the plain order after {', '.join(map(str, worse))}.")
+    )
+    if better:
+        verdict += f" It is clearly better after {', '.join(map(str, better))}."
+    first = rows[steps[0]]
+    plain = _row(found, kind, PLAIN, steps[-1])["regret"]
+    return Finding(
+        question=QUESTION,
+        statement=minus(
+            f"{kind}: regret less that of the plain order by the other models' mean: "
+            f"{'; '.join(parts)} revealed. {verdict} After {steps[-1]} runs the plain order gives "
+            f"away {plain:.2f} SD, a random order {last:.2f} SD."
+        ),
+        estimate=float(first["difference"]),
+        interval=(float(first["difference_low"]), float(first["difference_high"])),
+        scale="difference",
+        n=int(first["num_problems"]),
+        unit=UNIT,
+        method=f"{METHOD} Paired by problem.",
+        rows=(),
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
