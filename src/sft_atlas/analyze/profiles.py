@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ONE_RUN: Final = ["setting", "method", "model", "data", "benchmark"]
 _LABELS: Final = ["family", "languages", "data_group", "skill", "language"]
+_RUN: Final = ["samples", "schedule", "epochs"]
 _TINY: Final = 1e-12
 
 
@@ -37,15 +38,15 @@ class Profiles:
     """Models, datasets and benchmarks that were left out, each with its reason."""
 
 
-def single_runs(tables: "Tables") -> pd.DataFrame:
+def final_scores(tables: "Tables") -> pd.DataFrame:
     """Return final scores of runs on one dataset, over benchmarks that count in means.
 
-    One row per setting, method, model, data and benchmark; seeds are averaged. Columns besides:
-    score (fraction of 1; ratings as a fraction of their range), gain (the same less the base's;
-    null where that cannot be formed), family, languages, data_group, skill, language, samples,
-    schedule, epochs, cells (fingerprints).
+    One row per cell and benchmark. Columns: setting, method, model, data, benchmark, score
+    (fraction of 1; ratings as a fraction of their range), gain (the same less the base's; null
+    where that cannot be formed), family, languages, data_group, skill, language, samples, schedule,
+    epochs, cell.
     """
-    columns = [*_ONE_RUN, "score", "gain", *_LABELS, "samples", "schedule", "epochs", "cells"]
+    columns = [*_ONE_RUN, "score", "gain", *_LABELS, *_RUN, "cell"]
     labels = labelled_cells(tables.cells)
     if labels.empty or tables.scores.empty:
         return pd.DataFrame(columns=columns)
@@ -59,11 +60,15 @@ def single_runs(tables: "Tables") -> pd.DataFrame:
     low, high = (bounds.str[place].astype(float) for place in (0, 1))
     rows["score"] = (rows["score"].astype(float) - low) / (high - low)
     rows["gain"] = rows["gain"].astype(float) / (high - low)
-    first = dict.fromkeys([*_LABELS, "samples", "schedule", "epochs"], "first")
-    found = rows.groupby(_ONE_RUN, sort=False, as_index=False).agg(
-        {"score": "mean", "gain": "mean", **first, "cell": tuple}
-    )
-    return found.rename(columns={"cell": "cells"})[columns]
+    return rows[columns]
+
+
+def single_runs(tables: "Tables") -> pd.DataFrame:
+    """Return the rows of `final_scores` with seeds averaged; `cells` are their fingerprints."""
+    first = dict.fromkeys([*_LABELS, *_RUN], "first")
+    rows = final_scores(tables).groupby(_ONE_RUN, sort=False, as_index=False)
+    found = rows.agg({"score": "mean", "gain": "mean", **first, "cell": tuple})
+    return found.rename(columns={"cell": "cells"})
 
 
 def main_slices(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:

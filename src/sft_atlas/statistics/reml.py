@@ -79,15 +79,15 @@ def fit_reml(
     factors: Mapping[str, Ints],
     fixed: Mapping[str, Floats] | None = None,
     *,
-    start: Floats | None = None,
+    start: Mapping[str, float] | None = None,
     max_iterations: int = 100,
 ) -> RemlFit:
     """Fit y = intercept + X b + sum_k Z_k u_k + e.
 
     `factors` gives each row's level of each factor, `fixed` further columns of X. Factors that
     nothing can be told of are dropped with a reason: those with one level, with one row per level,
-    with the same groups as an earlier one, or which X explains. `start` are variances in the order
-    of the kept factors, residual last.
+    with the same groups as an earlier one, or which X explains. `start` are variances from which to
+    climb, by factor (and `RESIDUAL`); those not named start at an equal part of the whole.
 
     Raises `NotEstimableError` without rows, with values that are not finite, without variation, or
     where all factors were dropped.
@@ -109,7 +109,8 @@ def fit_reml(
             raise NotEstimableError(_all_dropped(dropped))
         design = make_design(kept, matrix)
     scaled = values / scale
-    first = None if start is None else start / scale**2
+    equal = scale**2 / (len(kept) + 1)
+    first = np.array([(start or {}).get(name, equal) for name in (*kept, RESIDUAL)]) / scale**2
     state, is_converged, num_iterations = _maximise(
         design, *_sufficient(design, scaled), first, max_iterations
     )
@@ -143,12 +144,10 @@ def usable_factors(factors: Mapping[str, Ints]) -> tuple[dict[str, Ints], dict[s
 
 
 def _maximise(
-    design: Design, right: Blocks, square: float, start: Floats | None, max_iterations: int
+    design: Design, right: Blocks, square: float, start: Floats, max_iterations: int
 ) -> tuple[State, bool, int]:
-    """Climb from `start` (equal parts by default) until no step would gain."""
-    num_parts = len(design.names) + 1
-    variances = np.full(num_parts, 1 / num_parts) if start is None else start
-    state = state_at(design, right, square, floored(variances))
+    """Climb from `start` until no step would gain."""
+    state = state_at(design, right, square, floored(start))
     for iteration in range(1, max_iterations + 1):
         is_free = ~_is_at_floor(state.variances) | (state.scores > 0)
         step, gain = _newton(state, is_free)

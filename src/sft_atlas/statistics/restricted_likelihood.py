@@ -112,24 +112,44 @@ def average_information(equations: Factorised, working: Projections, residual: f
     design = equations.design
     num_columns = working.squares.shape[1]
     num_parts = len(working.parts)
-    crossed = []
+    # All components are one solve: component k has the columns of its own block alone.
+    spread = []
     for place, part in enumerate(working.parts):
-        zeros = [np.zeros_like(other) for other in working.parts]
-        zeros[place] = part
-        blocks = from_parts(design, tuple(zeros), np.zeros((design.num_fixed, num_columns)))
-        crossed.append(cross_effects(design, blocks))
-    crossed.append(working.residual)
-    solved = [unscale(equations, solve(equations, blocks)) for blocks in crossed]
-    result = np.zeros((num_columns, num_parts + 1, num_parts + 1))
-    for k, right in enumerate(crossed):
-        seen = factor_parts(design, right)
+        wide = np.zeros((part.shape[0], num_parts * num_columns))
+        wide[:, place * num_columns : (place + 1) * num_columns] = part
+        spread.append(wide)
+    nothing = np.zeros((design.num_fixed, num_parts * num_columns))
+    crossed = cross_effects(design, from_parts(design, tuple(spread), nothing))
+    right = Blocks(
+        first=np.hstack([crossed.first, working.residual.first]),
+        second=np.hstack([crossed.second, working.residual.second]),
+        rest=np.hstack([crossed.rest, working.residual.rest]),
+    )
+    solved = _by_component(unscale(equations, solve(equations, right)), num_columns)
+    given = _by_component(right, num_columns)
+    result = np.empty((num_columns, num_parts + 1, num_parts + 1))
+    for k, this in enumerate(given):
+        seen = factor_parts(design, this)
         for j in range(k + 1):
             inner = (
                 (seen[j] * working.parts[j]).sum(axis=0) if j < num_parts else working.squares[-1]
             )
-            value = 0.5 / residual * (inner - inner_products(solved[j], right))
+            value = 0.5 / residual * (inner - inner_products(solved[j], this))
             result[:, k, j] = result[:, j, k] = value
     return result
+
+
+def _by_component(blocks: Blocks, num_columns: int) -> list[Blocks]:
+    """Cut columns into one group per component."""
+    starts = range(0, blocks.rest.shape[1], num_columns)
+    return [
+        Blocks(
+            first=blocks.first[:, start : start + num_columns],
+            second=blocks.second[:, start : start + num_columns],
+            rest=blocks.rest[:, start : start + num_columns],
+        )
+        for start in starts
+    ]
 
 
 def inner_products(first: Blocks, second: Blocks) -> Floats:
