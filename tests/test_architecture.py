@@ -106,7 +106,12 @@ def test_every_unit_has_a_layer() -> None:
 
 def test_only_the_worker_and_the_api_know_the_stages() -> None:
     for path in MODULES:
-        if module_name(path) in KNOW_STAGES or unit_of(path) in STAGES | {"results", "reporting", "api", "cli"}:
+        if module_name(path) in KNOW_STAGES or unit_of(path) in STAGES | {
+            "results",
+            "reporting",
+            "api",
+            "cli",
+        }:
             continue
         known = STAGES & set(imported_units(path))
         assert not known, f"{module_name(path)} imports {known}"
@@ -182,7 +187,19 @@ def test_no_submodule_hides_a_verb() -> None:
 
 
 def test_the_public_names_are_these() -> None:
-    verbs = ["doctor", "drift", "inspect", "new", "plan", "report", "run", "show", "spectra"]
+    verbs = [
+        "answers",
+        "doctor",
+        "drift",
+        "import_results",
+        "inspect",
+        "new",
+        "plan",
+        "report",
+        "run",
+        "show",
+        "spectra",
+    ]
     assert sorted(sft_atlas.__all__) == sorted(
         ["DEFAULT_STORE", "Error", "benchmarks", "load_study", "status", "table", "tables", *verbs]
     )

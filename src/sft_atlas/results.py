@@ -5,7 +5,7 @@ of every stage put together. The one decision: what exists as a file, or is name
 study file; all else is a name in the store.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,16 @@ def results_of_others(name: str, store: Store) -> Results:
 
 
 def answer(results: Results, *, num_resamples: int = 1000, seed: int = 0) -> "Analysis":
-    """Answer every question that the tables can answer."""
+    """Answer the questions of the grid, the forecast and the decision; judge the paper's claims."""
     from sft_atlas.analyze.analysis import analyze
+    from sft_atlas.analyze.paper_claims import paper_claims
+    from sft_atlas.decide.answers import decision_answered
+    from sft_atlas.forecast.answers import forecastability
 
-    return analyze(results.tables, num_resamples=num_resamples, seed=seed)
+    found = analyze(results.tables, num_resamples=num_resamples, seed=seed)
+    more = {
+        "forecast": forecastability(results.tables, seed=seed),
+        "decision": decision_answered(results.tables),
+        "paper": paper_claims(found),
+    }
+    return replace(found, answered={**found.answered, **more})
