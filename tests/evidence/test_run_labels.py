@@ -52,6 +52,16 @@ def test_labels_are_those_of_the_file(tmp_path: Path) -> None:
     ]
 
 
+def test_the_documented_file_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "evidence.md"
+    text = page.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    known = read(tmp_path, text)
+    labels = label_runs(list(known.content.runs), known)
+    assert labels["data_kind"].tolist() == ["base", "each", "all"]
+    assert labels["schedule"].tolist()[1] == NOT_STATED
+    assert known.benchmark("gsm8k").metric == "exact_match,flexible-extract"
+
+
 def test_without_a_file_every_model_is_a_base_model() -> None:
     labels = label_runs(["me/llama-lora-alpaca", "gemma-2-9b"], read_run_labels(None))
     assert set(labels["method"]) == {"base"}

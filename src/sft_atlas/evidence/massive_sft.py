@@ -18,10 +18,6 @@ from sft_atlas.errors import DataError
 from sft_atlas.evidence.csv_table import BLANKS, TextTable, read_numbers, read_text_table
 from sft_atlas.evidence.source import LABELS, Column, SourceTable
 
-PUBLIC_URL: Final = (
-    "https://raw.githubusercontent.com/llm-jp/massive-sft/main/evaluation_result.csv"
-)
-
 _KEYS: Final = ("model_name", "data_name", "lora", "epoch", "data_size", "lr_strategy")
 _BASE: Final = "pretrain"
 _WITHOUT: Final = "w/o-"
