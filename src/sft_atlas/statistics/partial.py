@@ -64,8 +64,9 @@ def partial_effects(
     """Regress y on all predictors, centred within model and benchmark.
 
     Interval: percentiles of a bootstrap that draws models and datasets independently (Owen 2007),
-    none below three of each. p-value: the absolute partial correlation against that of residuals of
-    the regression without the predictor, relabelled by model and by dataset (Freedman and Lane
+    widened for few of them (`clusters.percentile_interval`), none below three of each. p-value: the
+    absolute partial correlation against that of residuals of the regression without the predictor,
+    relabelled by model and by dataset (Freedman and Lane
     1983). A predictor that does not vary, or that the others give exactly, has a reason and no
     effect; the others are still adjusted for it.
     """
@@ -74,6 +75,7 @@ def partial_effects(
     y = _centred(design.y[:, None], groups)[:, 0]
     spread = np.sqrt((x**2).mean(axis=0))
     varies = spread > _SINGULAR * np.maximum(np.abs(design.x).max(axis=0), _TINY)
+    fewest = min(np.unique(design.models).size, np.unique(design.datasets).size)
     num_datasets, num_varying = np.unique(design.datasets).size, int(varies.sum())
     if num_datasets < num_varying + SPARE_DATASETS:
         reason = (
@@ -99,7 +101,8 @@ def partial_effects(
             continue
         rest = y - others @ (others.T @ y)
         partial, p_value = _permutation_test(design, own, others, rest, shuffled)
-        low, high = percentile_interval(draws[:, kept.index(j)]) or (np.nan, np.nan)
+        column = draws[:, kept.index(j)]
+        low, high = percentile_interval(column, num_clusters=fewest) or (np.nan, np.nan)
         effects.append(
             Effect(
                 effect=float(own @ y / (own @ own)),
