@@ -92,7 +92,7 @@ class GroupCount:
 def written(column: Column, texts: "pd.Series[str]", values: "pd.Series[float]") -> Written:
     """Read a column's numbers with their decimals; `texts` and `values` as in a `SourceTable`."""
     rows = np.flatnonzero(values.notna().to_numpy())
-    found, places = np.unique(texts.iloc[rows].astype(str).to_numpy(), return_inverse=True)
+    places, found = pd.factorize(texts.iloc[rows])
     decimals = np.array([_num_decimals(str(text)) for text in found], dtype=np.int64)[places]
     is_short = decimals < LONG
     if rows.size and is_short.mean() <= _MOST_SHORT:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from sft_atlas.evidence.defect import Defect
-from sft_atlas.evidence.denominators import Bools, written
+from sft_atlas.evidence.denominators import Bools
 from sft_atlas.evidence.source import Column, SourceTable
 from sft_atlas.evidence.wording import chance, counted, listed
 
@@ -94,11 +94,11 @@ def _stub(source: SourceTable, column: Column) -> Defect:
 
 def _is_constant(source: SourceTable, column: Column) -> bool:
     """Whether ten or more scores inside the scale are all the same."""
-    numbers = written(column, source.texts[column.name], source.values[column.name])
-    values = numbers.values
+    values = source.values[column.name].dropna().to_numpy(dtype=np.float64)
     if len(values) < _MIN_VALUES or np.ptp(values) > 0:
         return False
-    return bool(numbers.ends[0] < values[0] < numbers.ends[1])
+    low, high = (1.0, 10.0) if column.metric == "rating" else (0.0, 1.0)
+    return bool(low < values[0] * column.scale < high)
 
 
 def _constant(source: SourceTable, column: Column) -> Defect:
