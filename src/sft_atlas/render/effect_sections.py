@@ -6,7 +6,7 @@ and tables.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -111,10 +111,47 @@ def likeness(frames: Frames) -> Iterator[Chart | Table]:
 
 
 def languages(frames: Frames) -> Iterator[Chart | Table]:
-    """List how results on one test in several languages go together."""
+    """Draw how results on one test in several languages go together, and what they gained."""
     found = frames.get("cross_lingual")
-    if has(found) and found is not None:
-        yield table("cross-lingual", "The same test in two languages", found)
+    if has(found, "first", "second", "quantity", "group", "correlation") and found is not None:
+        drawn = found[found["correlation"].notna()]
+        rows = estimates(drawn, "correlation", scale=1, digits=2, is_signed=False).assign(
+            label=drawn["first"].astype(str) + " / " + drawn["second"].astype(str),
+            series=_groups(drawn),
+            n_text=rests(drawn),
+        )
+        names = ("quantity", "epochs_used", "test")
+        yield Chart(
+            name="cross-lingual",
+            title="How far results in two languages go together",
+            caption=(
+                "Correlation over runs, for all models and by the first language of their "
+                "pre-training; 95 % intervals that resample models and datasets. Faded: the "
+                "interval covers 0."
+            ),
+            form=forms.forest("Correlation", series="Models", tooltip=(("n_text", "Rests on"),)),
+            rows=ordered(with_choices(rows, drawn, names)),
+            choices=choices(drawn, names),
+        )
+        yield table("cross-lingual", "Correlations between languages", found, is_open=False)
+    gains = frames.get("language_gains")
+    if has(gains, "test", "group", "language", "gain") and gains is not None:
+        drawn = gains[gains["gain"].notna()]
+        rows = estimates(drawn, "gain").assign(
+            label=drawn["language"].astype("string").fillna("").replace("", "mean").astype(object),
+            series=_groups(drawn),
+            n_text=rests(drawn),
+        )
+        yield Chart(
+            name="language-gains",
+            title="Gain by the language of the test",
+            caption="Mean gain at final epochs, in points, with 95 % intervals where there are "
+            "three models.",
+            form=forms.forest("Gain, points", series="Models", tooltip=(("n_text", "Rests on"),)),
+            rows=ordered(with_choices(rows, drawn, ("test",))),
+            choices=choices(drawn, ("test",)),
+        )
+        yield table("language-gains", "Gains by language", gains, is_open=False)
 
 
 def noise(frames: Frames) -> Iterator[Chart | Table]:
@@ -122,6 +159,11 @@ def noise(frames: Frames) -> Iterator[Chart | Table]:
     found = frames.get("noise_floor")
     if has(found) and found is not None:
         yield table("noise-floor", "Noise of seeds and items", found)
+
+
+def _groups(frame: pd.DataFrame) -> "pd.Series[Any]":
+    """Name the models that a row is about by their first language."""
+    return named(frame["group"], "all models")
 
 
 def _likeness_chart(kind: str, title: str, compared: str, found: pd.DataFrame) -> Chart:

@@ -129,7 +129,7 @@ def heat_map(
     text = base.mark_text(fontSize=11).encode(
         text="label:N",
         color=alt.condition(
-            "datum.strength > 0.62 && !datum.is_faded", _ink("strongText"), _ink("weakText")
+            "datum.strength > 0.78 && !datum.is_faded", _ink("strongText"), _ink("weakText")
         ),
     )
     chart = alt.layer(

@@ -6,8 +6,9 @@ Out: their charts and tables.
 
 from collections.abc import Iterator
 
+from sft_atlas.render import forms
 from sft_atlas.render.exhibits import Chart, Frames, Table
-from sft_atlas.render.section_rows import has, table
+from sft_atlas.render.section_rows import choices, estimates, has, table, with_choices
 
 
 def forecast(frames: Frames) -> Iterator[Chart | Table]:
@@ -39,10 +40,57 @@ def forecast(frames: Frames) -> Iterator[Chart | Table]:
 
 
 def decision(frames: Frames) -> Iterator[Chart | Table]:
-    """Draw how fast a new model's best data is found, cell by cell."""
+    """Draw how fast a new model's best data is found, run by run."""
     found = frames.get("replay")
-    if has(found) and found is not None:
-        yield table("replay", "Decisions replayed on models that are known", found)
+    if not has(found, "weights", "policy", "num_revealed", "regret", "top3") or found is None:
+        return
+    names = ("weights",)
+    for name, title, value, y_title, scale in (
+        ("replay-regret", "What a choice gives away", "regret", "Regret, SD within models", 1),
+        ("replay-top3", "Choices among the true best three", "top3", "Share, %", 100),
+    ):
+        drawn = found[found[value].notna()]
+        rows = estimates(
+            drawn,
+            value,
+            (f"{value}_low", f"{value}_high"),
+            scale=scale,
+            digits=0 if scale == 100 else 2,
+            is_signed=False,
+        ).assign(x=drawn["num_revealed"].astype(float), series=drawn["policy"].astype(str))
+        yield Chart(
+            name=name,
+            title=title,
+            caption=(
+                "Mean over models and weights, by how many of the new model's runs are known. "
+                "Bands, where drawn: 95 %, resampling models."
+            ),
+            form=forms.bands("Runs revealed", y_title, line_at=0 if scale == 1 else None),
+            rows=with_choices(rows.drop(columns="is_faded"), drawn, names),
+            choices=choices(drawn, names),
+        )
+    yield table(
+        "replay",
+        "Decisions replayed on models that are known",
+        found,
+        {
+            "weights": ("Weights", "text", 0),
+            "policy": ("Rule", "text", 0),
+            "num_revealed": ("Runs revealed", "count", 0),
+            "regret": ("Regret, SD", "number", 2),
+            "regret_low": ("Low", "number", 2),
+            "regret_high": ("High", "number", 2),
+            "top3": ("In the true top 3, %", "percent", 0),
+            "difference": ("Less than the plain order", "number", 2),
+            "difference_low": ("Low", "number", 2),
+            "difference_high": ("High", "number", 2),
+            "claimed": ("Held to be best, %", "percent", 0),
+            "held": ("Was best, %", "percent", 0),
+            "num_problems": ("Choices", "count", 0),
+            "num_models": ("Models", "count", 0),
+        },
+        is_open=False,
+    )
 
 
 def paper(frames: Frames) -> Iterator[Chart | Table]:

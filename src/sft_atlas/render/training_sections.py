@@ -38,25 +38,24 @@ _KINDS: Final = {
 def together(frames: Frames) -> Iterator[Chart | Table]:
     """Draw what each property adds to the others, and list it."""
     found = frames.get("partial_effects")
-    value = next((name for name in ("effect", "estimate", "partial") if has(found, name)), None)
-    if found is None or value is None:
+    if found is None or not has(found, "label", "effect", "setting", "method", "benchmark"):
         return
-    label = next((name for name in ("property", "predictor", "label") if name in found), None)
-    if label is not None:
-        drawn = found[found[value].notna()]
-        rows = estimates(drawn, value).assign(label=named(drawn[label]), n_text=rests(drawn))
-        yield Chart(
-            name="partial-effects",
-            title="What each property adds to the others",
-            caption=(
-                "Change of the gain, in points, per standard deviation of a property, the others "
-                "held fixed, within model and benchmark; 95 % intervals that resample models and "
-                "datasets. Faded: open after adjustment."
-            ),
-            form=forms.forest("Points per standard deviation", tooltip=_RESTS),
-            rows=ordered(with_choices(rows, drawn, ("setting", "method", "benchmark"))),
-            choices=choices(drawn, ("setting", "method", "benchmark")),
-        )
+    found = found.assign(benchmark=found["benchmark"].replace("*", "all benchmarks together"))
+    drawn = found[found["effect"].notna()]
+    rows = estimates(drawn, "effect").assign(label=drawn["label"].astype(str), n_text=rests(drawn))
+    names = ("setting", "method", "benchmark")
+    yield Chart(
+        name="partial-effects",
+        title="What each property adds to the others",
+        caption=(
+            "Change of the score, in points, per standard deviation of a property, the others "
+            "held fixed, within model and benchmark; 95 % intervals that resample models and "
+            "datasets. Faded: open after adjustment."
+        ),
+        form=forms.forest("Points per standard deviation", tooltip=_RESTS),
+        rows=ordered(with_choices(rows, drawn, names)),
+        choices=choices(drawn, names),
+    )
     yield table("partial-effects", "Partial effects", found, is_open=False)
 
 
