@@ -115,7 +115,8 @@ def _scales(rows: pd.DataFrame, recipe: Ints) -> "pd.Series[float]":
     groups = [rows["model"], rows["benchmark"], pd.Series(recipe, index=rows.index)]
     score = rows["score"].astype(float)
     centred = score - score.groupby(groups).transform("mean")
-    return np.sqrt((centred**2).groupby(rows["benchmark"]).transform("mean"))
+    scales: pd.Series[float] = np.sqrt((centred**2).groupby(rows["benchmark"]).transform("mean"))
+    return scales
 
 
 def _factors(rows: pd.DataFrame, recipe: Ints) -> dict[str, Ints]:

@@ -27,7 +27,7 @@ BEST: Final = "Which data helps most over all benchmarks?"
 SAMPLES: Final = "Do more samples help?"
 EPOCHS: Final = "Do more epochs help?"
 
-Scale = Literal["points", "correlation", "position", "count", "difference"]
+Scale = Literal["points", "correlation", "position", "count", "difference", "share"]
 
 
 @dataclass(frozen=True, kw_only=True)

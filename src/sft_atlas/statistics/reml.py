@@ -27,6 +27,7 @@ from sft_atlas.statistics.mixed_equations import (
     cross_rows,
     factor_parts,
     factorise,
+    from_parts,
     invert,
     is_explained,
     make_design,
@@ -122,6 +123,23 @@ def fit_reml(
         num_iterations=num_iterations,
         dropped=dropped | dropped_columns,
     )
+
+
+def contrasts(fit: RemlFit, name: str, weights: Floats) -> tuple[Floats, Floats]:
+    """Predict weighted sums of one factor's effects, with their standard errors of prediction.
+
+    `weights` are (sums, levels). Errors are given the variances, and take in that effects of
+    different levels are not known independently.
+    """
+    design, residual = fit.design, fit.variances[-1]
+    place = design.names.index(name)
+    equations = factorise(design, fit.variances[:-1] / residual)
+    parts = [np.zeros((size, weights.shape[0])) for size in design.sizes]
+    parts[place] = weights.T
+    right = from_parts(design, tuple(parts), np.zeros((design.num_fixed, weights.shape[0])))
+    solved = factor_parts(design, unscale(equations, solve(equations, right)))[place]
+    variances = residual * (solved * weights.T).sum(axis=0)
+    return weights @ fit.effects[name], np.sqrt(np.maximum(variances, 0.0))
 
 
 def usable_factors(factors: Mapping[str, Ints]) -> tuple[dict[str, Ints], dict[str, str]]:
