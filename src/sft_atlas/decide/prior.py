@@ -52,6 +52,8 @@ class Beliefs:
     """(choice, benchmark) in the order of the weights: the same, of each benchmark alone."""
     covariance: Floats
     is_observed: NDArray[np.bool_]
+    lift_variance: float
+    """Of what all choices share, where the base model's scores are known."""
     base: Floats
     """(benchmark,): the base model's score; NaN where none may be used."""
 
@@ -108,12 +110,11 @@ def beliefs(
     effect = view.effect[..., used]
     own = panel.value[view.model][..., used]
     shown: NDArray[np.bool_] = np.asarray(np.isfinite(own).all(axis=2) & use_own)
-    supported = np.isfinite(effect).all(axis=2) & np.isfinite(view.told.levels.shift[:, used]).all(
-        axis=1, keepdims=True
-    )
+    has_level = np.isfinite(view.told.levels.shift[:, used]).all(axis=1, keepdims=True)
+    supported = np.asarray(np.isfinite(effect).all(axis=2) & has_level)
     ran = np.isfinite(panel.value[..., used]).all(axis=3).any(axis=0)
     wanted = ran if is_possible is None else is_possible
-    allowed: NDArray[np.bool_] = np.asarray(wanted & (supported | shown))
+    allowed = np.asarray(wanted) & np.asarray(supported | shown)
     place = np.argwhere(allowed)
     known: Ints = np.flatnonzero(shown[allowed] & supported[allowed])
     # A run that nobody else made is known by itself, and tells nothing about the rest.
@@ -139,6 +140,7 @@ def beliefs(
         by_benchmark=each * panel.scale[used],
         covariance=left,
         is_observed=is_shown,
+        lift_variance=view.told.levels.lift_variance * float(share @ share),
         base=base * panel.scale[used],
     )
 
