@@ -203,7 +203,7 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
     number = panel.models.index(model)
     places = _places(frame.loc[rows], panel)
     has_runs = bool(np.isfinite(panel.value[number]).any())
-    scheme = HOLES if has_runs else NEW_MODEL
+    scheme = HOLES if _is_half_known(panel, number) else NEW_MODEL
     told = tell_models(panel, [number])
     candidate = test.chosen.get(scheme, BASELINES[scheme])
     effects = told.effects[candidate][0]
@@ -241,6 +241,16 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
     frame.loc[rows, "num_models"] = _num_others(panel, number)[places.dataset]
     frame.loc[rows, "scheme"] = schemes
     return joint
+
+
+def _is_half_known(panel: Panel, model: int) -> bool:
+    """Tell whether a model has at least half the runs of a usual one, as in the back-test of holes.
+
+    With fewer the intervals are those of a new model, which are wider.
+    """
+    runs = np.isfinite(panel.value).any(axis=3).sum(axis=(1, 2))
+    others = np.delete(runs, model)
+    return bool(2 * runs[model] >= np.median(others[others > 0]))
 
 
 def _never_run(value: Floats) -> NDArray[np.bool_]:
