@@ -27,6 +27,7 @@ from sft_atlas.analyze.questions.left_out import left_out
 from sft_atlas.analyze.questions.likeness import likeness
 from sft_atlas.analyze.questions.methods import methods_compared
 from sft_atlas.analyze.questions.noise import noise_floor
+from sft_atlas.analyze.questions.synergies import synergies
 from sft_atlas.analyze.questions.together import properties_together
 from sft_atlas.analyze.rivals import compare_predictors
 from sft_atlas.analyze.spectra import spectrum_profile, update_groups, update_pairs
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 QUESTIONS: Final = {
+    "synergies": synergies,
     "likeness": likeness,
     "together": properties_together,
     "methods": methods_compared,
