@@ -13,14 +13,19 @@ from planted_grid import RELEASED
 from sft_atlas.analyze.dose_curves import epoch_means, paired_scores, run_scores, standardised
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.questions.doses import samples_and_epochs, size_differences, size_pairs
-from sft_atlas.evidence.imported import import_results
+from sft_atlas.evidence.imported import Imported, import_results
 
 pytestmark = pytest.mark.skipif(not RELEASED.exists(), reason="the released table is not here")
 
 
 @cache
+def imported() -> Imported:
+    return import_results("massive-sft", RELEASED)
+
+
+@cache
 def released() -> pd.DataFrame:
-    return run_scores(import_results("massive-sft", RELEASED).released)
+    return run_scores(imported().released)
 
 
 def per_epoch() -> pd.DataFrame:
@@ -141,8 +146,7 @@ def test_constant_less_cosine_at_the_last_epoch() -> None:
 
 
 def test_the_whole_question_is_answered_without_gaps() -> None:
-    tables = import_results("massive-sft", RELEASED).tables
-    answered = samples_and_epochs(tables, num_resamples=200)
+    answered = samples_and_epochs(imported().tables, num_resamples=200)
     questions = [found.question for found in answered.findings]
     assert len(questions) == 9
     assert all(found.estimate is not None and found.interval for found in answered.findings)

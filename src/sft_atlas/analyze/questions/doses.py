@@ -67,10 +67,11 @@ def samples_and_epochs(tables: "Tables", *, num_resamples: int = 1000, seed: int
     Scores are compared within a run (over epochs) or between runs that agree in everything else
     (over samples), so the base model cancels. A curve averages runs that have a score at every
     compared dose; bounds are two-way cluster-robust over models and datasets (Cameron, Gelbach and
-    Miller 2011), and bands hold at all doses at once by a multivariate t (Hothorn, Bretz and
-    Westfall 2008). The epochs of a run are repeated measures and count as one run. The largest
-    number of samples is compared with the smallest on each benchmark; p-values are adjusted over
-    the benchmarks that count in the mean (Holm 1979), and over the others apart. The best epoch is
+    Miller 2011) with Satterthwaite's degrees of freedom, and bands hold at all doses at once by a
+    multivariate t (Hothorn, Bretz and Westfall 2008). The epochs of a run are repeated measures and count as one run. The largest
+    number of samples is compared with the smallest on each benchmark; p-values take the smaller
+    number of models or datasets less one degrees of freedom, and are adjusted over the benchmarks
+    that count in the mean (Holm 1979), and over the others apart. The best epoch is
     chosen on all models but one and judged on that one; what it seemed to bring on the scores that
     chose it is shown beside, and the difference is the optimism of choosing. Training may stop at
     the first epoch after which no later one adds a point, by bounds that hold for all pairs of
@@ -85,8 +86,9 @@ def samples_and_epochs(tables: "Tables", *, num_resamples: int = 1000, seed: int
     (95 % at all doses at once; curves over all data alone), num_runs, num_models, num_datasets.
 
     `size_differences`: method, data_kind, schedule, horizon_epochs, first, second (numbers of
-    samples), benchmark (empty for the mean), skill, metric, in_mean, difference (second less
-    first), low, high, p_value, p_adjusted, won_fraction (of the pairs of cells, those at which the
+    samples), benchmark (empty for the mean), skill, metric, in_mean, range (what a difference of 1
+    is in the metric's own unit), difference (second less first), low, high, p_value, p_adjusted
+    (null for the mean, one planned test), won_fraction (of the pairs of cells, those at which the
     second is ahead), num_pairs (of cells), num_runs, num_models, num_datasets.
 
     `best_epochs`: method, data_kind, samples, schedule, horizon_epochs, setting, data, benchmark,
