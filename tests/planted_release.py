@@ -107,6 +107,21 @@ def written_over(
     )
 
 
+def copied(source: SourceTable, here: int, there: int, names: Sequence[str] = ()) -> SourceTable:
+    """Write a row's scores over those of another, in some columns or all; rows are places."""
+    for name in names or [column.name for column in source.columns]:
+        text = source.texts[name].copy()
+        text.iloc[there] = text.iloc[here]
+        value = source.values[name].copy()
+        value.iloc[there] = value.iloc[here]
+        source = replace(
+            source,
+            texts=source.texts.assign(**{name: text}),
+            values=source.values.assign(**{name: value}),
+        )
+    return source
+
+
 def with_column(source: SourceTable, name: str, **facts: object) -> SourceTable:
     """Change what is stated about a column."""
     columns = [

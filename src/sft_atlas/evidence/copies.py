@@ -2,35 +2,34 @@
 
 In: a wide table. Out: pairs of rows that agree in more columns than chance allows. Two models may
 have the same score on a small test, so each agreement is weighed by how crowded the scores are at
-that value: the share of other models' rows that would agree too. Agreement at the end of a scale
-says nothing. Which of two base rows is the original is told from the models' own tuned rows, and
-only where these leave no doubt.
+that value: the share of other rows that would agree too. Agreement at the end of a scale, or at a
+value that a quarter of all rows have, says nothing.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from sft_atlas.evidence.defect import Defect, Treatment
 from sft_atlas.evidence.denominators import GROUP_STEP, Bools, Floats, written
 from sft_atlas.evidence.source import Column, SourceTable
-from sft_atlas.evidence.wording import chance, counted, listed
 
 MIN_COLUMNS: Final = 3
 MAX_ROWS: Final = 2000
 """Of larger tables only base rows, and rows that are equal throughout, are compared."""
+MAX_PAIRS: Final = 300
+"""Pairs that are weighed."""
 
 _LOG_CHANCE: Final = np.log(1e-6)
 _NEIGHBOURS: Final = 5
 _MIN_FILLED: Final = 0.2
 _FINEST: Final = 1e-6
 _COINCIDENCE: Final = 0.01
-_CLEAR: Final = 0.25
-"""A score is far from a model's tuned rows if it is so many standard deviations of the column
-outside of all of them."""
-_MIN_CLEAR: Final = 3
+_FEW: Final = 5
+_COMMON: Final = 0.25
+"""A value of more than so many rows, or of more than this share of them, says nothing."""
 _POWERS: Final = np.linspace(0.05, 1.0, 20)
 
 Pairing = Literal["base", "models", "tuned", "own base"]
@@ -44,7 +43,7 @@ class Scores:
     values: Floats
     """Shape (row, column); NaN where blank."""
     is_inner: Bools
-    """Not at an end of the scale. Shape (row, column)."""
+    """Not at an end of the scale, and not a value that many rows have. Shape (row, column)."""
     grids: Floats
     """Distance of neighbouring scores, shape (column,), in released units."""
     models: NDArray[np.int64]
@@ -67,22 +66,6 @@ class Copy:
     """Columns in which both have a score."""
     log_chance: float
     """Natural logarithm of a bound on the chance of such agreements among all pairs of rows."""
-
-
-def copy_defects(source: SourceTable) -> tuple[Defect, ...]:
-    """Find rows whose scores are another row's."""
-    return tuple(_defect(source, copy) for copy in find_copies(source))
-
-
-def copy_facts(source: SourceTable) -> tuple[str, ...]:
-    """Say that rows were compared, and which kinds of pairs hold no copies."""
-    found = {copy.pairing for copy in find_copies(source)}
-    facts = []
-    if not found & {"tuned", "own base"}:
-        facts.append("no two rows of one model have the same scores throughout")
-    if "models" not in found:
-        facts.append("no tuned rows of different models have the same scores in half the columns")
-    return tuple(facts) if len(source.values) > 1 else ()
 
 
 def find_copies(source: SourceTable) -> tuple[Copy, ...]:
@@ -115,7 +98,9 @@ def _scores(source: SourceTable) -> Scores:
         numbers = written(column, source.texts[column.name], values)
         low, high = numbers.ends
         columns.append(column)
-        inner.append(((values > low) & (values < high)).to_numpy())
+        num_same = values.groupby(values).transform("count")
+        is_rare = num_same <= max(_FEW, _COMMON * int(values.notna().sum()))
+        inner.append(((values > low) & (values < high) & is_rare).to_numpy())
         grids.append(max(numbers.steps.max(initial=0.0), _own_grid(column) * numbers.full))
     names = [column.name for column in columns]
     codes = source.labels["model"].astype("category").cat.codes
@@ -141,14 +126,12 @@ def _compared(scores: Scores) -> NDArray[np.int64]:
     num_rows = len(scores.values)
     if num_rows <= MAX_ROWS:
         return np.arange(num_rows)
-    filled = np.nan_to_num(scores.values, nan=-1.0)
-    _, group, sizes = np.unique(filled, axis=0, return_inverse=True, return_counts=True)
-    is_equal = sizes[group.ravel()] > 1
+    is_equal = pd.DataFrame(scores.values).duplicated(keep=False).to_numpy()
     return np.flatnonzero(scores.is_base | is_equal)[:MAX_ROWS]
 
 
 def _suspects(scores: Scores, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs of rows that agree in enough columns to be weighed."""
+    """Pairs of rows that agree in enough columns to be weighed, most agreements first."""
     equal = np.zeros((len(rows), len(rows)), dtype=np.int16)
     inner, shared = equal.copy(), equal.copy()
     for place in range(len(scores.columns)):
@@ -162,7 +145,9 @@ def _suspects(scores: Scores, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
     is_base = scores.is_base[rows][:, None] & scores.is_base[rows][None, :]
     is_suspect = np.where(is_one_model, equal == shared, is_base | (2 * equal >= shared))
     is_suspect &= inner >= MIN_COLUMNS
-    return [(int(rows[i]), int(rows[j])) for i, j in np.argwhere(np.triu(is_suspect, 1))]
+    pairs = np.argwhere(np.triu(is_suspect, 1))
+    first = np.argsort(-inner[pairs[:, 0], pairs[:, 1]], kind="stable")[:MAX_PAIRS]
+    return [(int(rows[i]), int(rows[j])) for i, j in pairs[np.sort(first)]]
 
 
 def _judged(source: SourceTable, scores: Scores, pair: tuple[int, int], log_pairs: float) -> Copy:
@@ -211,7 +196,8 @@ def _is_weightless(scores: Scores, column: Column, row: int) -> bool:
 def _share_that_agrees(scores: Scores, pair: tuple[int, int], place: int) -> float:
     """Share of comparable rows that would have the first row's score, by how crowded it is there.
 
-    Comparable are rows of other models, and of one model its own other rows. The share is the
+    Comparable are rows of other models, and of one model its own other rows, without those that
+    are equal throughout: a copy is no witness for another. The share is the
     larger of those that do have it and of a nearest-neighbour density times the column's grid; of
     two base rows also the share of other base rows that have it.
     """
@@ -219,7 +205,7 @@ def _share_that_agrees(scores: Scores, pair: tuple[int, int], place: int) -> flo
     value = scores.values[first, place]
     others = (scores.models != scores.models[first]) & (scores.models != scores.models[second])
     if scores.models[first] == scores.models[second] or not others.any():
-        others = scores.models == scores.models[first]
+        others = (scores.models == scores.models[first]) & ~_same(scores, first)
     others[[first, second]] = False
     known = scores.values[:, place]
     found = np.abs(known[others & ~np.isnan(known)] - value)
@@ -236,6 +222,13 @@ def _share_that_agrees(scores: Scores, pair: tuple[int, int], place: int) -> flo
     return share
 
 
+def _same(scores: Scores, row: int) -> Bools:
+    """Return the rows that have a row's scores wherever both have one. Shape (row,)."""
+    left = scores.values[row]
+    is_equal = (scores.values == left) | np.isnan(scores.values) | np.isnan(left)
+    return np.asarray(is_equal.all(axis=1))
+
+
 def _log_tail(shares: Floats, is_equal: Bools) -> float:
     """Bound the chance of agreements as unlikely as these; natural logarithm.
 
@@ -249,84 +242,3 @@ def _log_tail(shares: Floats, is_equal: Bools) -> float:
         for t in _POWERS
     ]
     return min(0.0, *bounds)
-
-
-def _defect(source: SourceTable, copy: Copy) -> Defect:
-    first, second = copy.rows
-    names = [_row_name(source, row) for row in copy.rows]
-    chosen, reason = _original(source, copy) if copy.pairing == "base" else ((first, second), "")
-    lines = source.labels["line"].to_numpy()
-    maybe = (
-        f" {listed(copy.maybe_by_chance)} alone could agree by chance."
-        if copy.maybe_by_chance and len(copy.columns) < copy.num_shared
-        else ""
-    )
-    left_out = listed([_row_name(source, row) for row in chosen])
-    treatments: dict[Pairing, tuple[Treatment, str]] = {
-        "base": ("exclude gain", f"No gain is formed with {left_out} in these columns."),
-        "models": ("exclude score", "The scores of both rows in these columns are left out."),
-        "own base": ("exclude score", "The tuned row's scores are left out."),
-        "tuned": ("note", "Both rows stay: which of them is the copy cannot be told."),
-    }
-    effects = {
-        "base": (
-            "Gains of one of the models, or of both, are off by the same amount in every row. "
-            "Comparisons within a model are not touched, since the base row cancels."
-        ),
-        "models": "Two models seem to agree where one was never scored.",
-        "own base": "The tuned model was perhaps never scored: its gains of 0 are not measured.",
-        "tuned": "One result counts as two.",
-    }
-    treatment, done = treatments[copy.pairing]
-    if copy.pairing == "own base":
-        chosen = tuple(row for row in chosen if source.labels["method"].iloc[row] != "base")
-    return Defect(
-        kind="copied row",
-        columns=copy.columns,
-        rows=tuple(int(lines[row]) for row in chosen),
-        where=f"{names[0]} and {names[1]}: {counted(len(copy.columns), 'column')}",
-        evidence=(
-            f"The rows agree to the last digit in {len(copy.columns)} of the {copy.num_shared} "
-            f"columns in which both have a score; the chance is at most "
-            f"{chance(copy.log_chance)}, counting all pairs of rows.{maybe}{reason}"
-        ),
-        effect=effects[copy.pairing],
-        treatment=treatment,
-        what_is_done=done,
-    )
-
-
-def _original(source: SourceTable, copy: Copy) -> tuple[tuple[int, ...], str]:
-    """Return the rows whose gains cannot be trusted, and why, from the models' tuned rows.
-
-    Training moves a score, but seldom past where all of a model's runs are: a base score far
-    outside of them is not that model's own.
-    """
-    names = [_row_name(source, row).removesuffix(" (base)") for row in copy.rows]
-    far = [_num_far(source, copy, row) for row in copy.rows]
-    text = (
-        f" The scores lie far outside of all tuned rows of {names[0]} in "
-        f"{counted(far[0], 'column')}, of {names[1]} in {far[1]}"
-    )
-    for place, other in ((0, 1), (1, 0)):
-        if far[place] >= _MIN_CLEAR and not far[other]:
-            return (copy.rows[place],), f"{text}: they are those of {names[other]}."
-    return copy.rows, f"{text}: this does not tell whose they are."
-
-
-def _num_far(source: SourceTable, copy: Copy, row: int) -> int:
-    """Number of columns in which a base row's score lies far outside of its model's tuned rows."""
-    labels = source.labels
-    is_own = (labels["model"] == labels["model"].iloc[row]) & (labels["method"] != "base")
-    tuned = source.values.loc[is_own.to_numpy(), list(copy.columns)]
-    score = source.values[list(copy.columns)].iloc[row]
-    beyond = np.maximum(tuned.min() - score, score - tuned.max())
-    return int((beyond > _CLEAR * source.values[list(copy.columns)].std()).sum())
-
-
-def _row_name(source: SourceTable, row: int) -> str:
-    """Name a row by what tells it from the others of its model."""
-    labels = source.labels.iloc[row]
-    if labels["method"] == "base":
-        return f"{labels['model']} (base)"
-    return f"{labels['model']} ({labels['data']}, {labels['method']}, epoch {labels['epoch']})"

@@ -5,7 +5,7 @@ sentences on what passed. The tests know no table: they use the numbers as they 
 what the publisher states about each column. What ordinary chance explains is no defect.
 """
 
-from sft_atlas.evidence.copies import copy_defects, copy_facts
+from sft_atlas.evidence.copied_rows import copy_defects, copy_facts
 from sft_atlas.evidence.counts import count_defects, count_facts
 from sft_atlas.evidence.defect import Defect
 from sft_atlas.evidence.grades import grade_defects, grade_facts

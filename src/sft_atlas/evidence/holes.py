@@ -129,15 +129,14 @@ def _uniform_rows(source: SourceTable, columns: tuple[Column, ...]) -> Bools:
         is_known = ~np.isnan(scores)
         low = np.where(is_known, scores, np.inf).min(axis=1, initial=np.inf)
         high = np.where(is_known, scores, -np.inf).max(axis=1, initial=-np.inf)
-    rows = np.flatnonzero((low == high) & (is_known.sum(axis=1) >= _MIN_COLUMNS))
+    is_uniform = (low == high) & (is_known.sum(axis=1) >= _MIN_COLUMNS)
     found = np.zeros(len(scores), dtype=bool)
-    for row in rows:
-        known = is_known[row]
-        others = np.delete(scores[:, known], row, axis=0)
-        count = (others == low[row]).sum(axis=0) + 1
-        share = count / ((~np.isnan(others)).sum(axis=0) + 1)
-        if np.log(share).sum() + np.log(len(scores)) < _LOG_SAME:
-            found[row] = True
+    for value in np.unique(low[is_uniform]):
+        rows = is_uniform & (low == value)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log((scores == value).sum(axis=0) / is_known.sum(axis=0))
+        chances = (is_known[rows] @ np.nan_to_num(logs, neginf=0.0)) + np.log(len(scores))
+        found[np.flatnonzero(rows)[chances < _LOG_SAME]] = True
     return found
 
 
