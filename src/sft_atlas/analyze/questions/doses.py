@@ -68,14 +68,14 @@ def samples_and_epochs(tables: "Tables", *, num_resamples: int = 1000, seed: int
     (over samples), so the base model cancels. A curve averages runs that have a score at every
     compared dose; bounds are two-way cluster-robust over models and datasets (Cameron, Gelbach and
     Miller 2011) with Satterthwaite's degrees of freedom, and bands hold at all doses at once by a
-    multivariate t (Hothorn, Bretz and Westfall 2008). The epochs of a run are repeated measures and count as one run. The largest
-    number of samples is compared with the smallest on each benchmark; p-values take the smaller
-    number of models or datasets less one degrees of freedom, and are adjusted over the benchmarks
-    that count in the mean (Holm 1979), and over the others apart. The best epoch is
-    chosen on all models but one and judged on that one; what it seemed to bring on the scores that
-    chose it is shown beside, and the difference is the optimism of choosing. Training may stop at
-    the first epoch after which no later one adds a point, by bounds that hold for all pairs of
-    epochs at once.
+    multivariate t (Hothorn, Bretz and Westfall 2008). The epochs of a run are repeated measures and
+    count as one run. The largest number of samples is compared with the smallest on each benchmark;
+    p-values take the smaller number of models or datasets less one degrees of freedom, and are
+    adjusted over the benchmarks that count in the mean (Holm 1979), and over the others apart. The
+    best epoch is chosen on all models but one and judged on that one; what it seemed to bring on
+    the scores that chose it is shown beside, and the difference is the optimism of choosing.
+    Training may stop at the first epoch after which no later one adds a point, by bounds that hold
+    for all pairs of epochs at once.
 
     Tables (values, changes and bounds are fractions of 1, ratings fractions of their range):
 
