@@ -90,7 +90,7 @@ def _by_question(items: Sequence["Finding"]) -> Iterator[tuple[str, list["Findin
 def _source_lines(imported: "Imported") -> list[str]:
     counts = imported.counts()
     lines = [
-        f"Source: {imported.origin} (SHA-256 `{imported.sha256}`): {counts['num_models']} models, "
+        f"Source: `{imported.origin.rsplit('/', 1)[-1]}` (SHA-256 `{imported.sha256}`): {counts['num_models']} models, "
         f"{counts['num_cells']:,} fine-tuned cells, {counts['num_benchmarks']} score columns, "
         f"{counts['num_scores']:,} scores.",
         "",

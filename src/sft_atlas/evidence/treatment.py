@@ -69,7 +69,10 @@ def source_rows(source: SourceTable, defects: Sequence[Defect] = ()) -> pd.DataF
                 standard_error=_standard_error(source, column, values),
             )
         )
-    return pd.concat([*frames, *_implied_rows(source)], ignore_index=True)
+    rows = pd.concat([*frames, *_implied_rows(source)], ignore_index=True)
+    # Pages show methods in the order of the rows; a source's order says nothing.
+    is_adapter = rows["method_kind"] == "lora"
+    return pd.concat([rows[~is_adapter], rows[is_adapter]], ignore_index=True)
 
 
 def _implied_rows(source: SourceTable) -> list[pd.DataFrame]:
