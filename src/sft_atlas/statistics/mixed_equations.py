@@ -227,8 +227,10 @@ def unscale(equations: Factorised, effects: Blocks) -> Blocks:
 def invert(equations: Factorised) -> Inverse:
     """Compute the diagonal of the inverse for all levels, and its block of fixed effects."""
     design, roots = equations.design, equations.roots
-    inner = linalg.lapack.dpotri(equations.cholesky, lower=1)[0]
-    inner = np.tril(inner) + np.tril(inner, -1).T
+    # The root is 0 above its diagonal, and so is what dpotri returns.
+    lower = linalg.lapack.dpotri(equations.cholesky, lower=1)[0]
+    inner = lower + lower.T
+    np.fill_diagonal(inner, np.diag(lower))
     d1, d2 = equations.first_diagonal, equations.second_diagonal
     k1 = _scale(equations.first_rest, 1 / d1)
     first = 1 / d1 + _quadratic(k1, inner)

@@ -97,7 +97,10 @@ def fit_reml(
         raise NotEstimableError("there are no scores" if values.size == 0 else "scores are missing")
     columns, dropped_columns = _independent(values.size, fixed or {})
     matrix = np.column_stack(list(columns.values()))
-    scale = _residual_scale(values, matrix)
+    # Of the fixed effects' own size nothing must be lost to rounding: they are taken out first.
+    guess = np.linalg.lstsq(matrix, values, rcond=None)[0]
+    residual = values - matrix @ guess
+    scale = _residual_scale(values, residual, matrix.shape[1])
     kept, dropped = usable_factors(factors)
     if not kept:
         raise NotEstimableError(_all_dropped(dropped))
@@ -109,7 +112,7 @@ def fit_reml(
         if not kept:
             raise NotEstimableError(_all_dropped(dropped))
         design = make_design(kept, matrix)
-    scaled = values / scale
+    scaled = residual / scale
     equal = scale**2 / (len(kept) + 1)
     first = np.array([(start or {}).get(name, equal) for name in (*kept, RESIDUAL)]) / scale**2
     state, is_converged, num_iterations = _maximise(
@@ -118,7 +121,7 @@ def fit_reml(
     return _fit_of(
         state,
         scale,
-        tuple(columns),
+        dict(zip(columns, guess, strict=True)),
         is_converged=is_converged,
         num_iterations=num_iterations,
         dropped=dropped | dropped_columns,
@@ -244,7 +247,7 @@ def _with_zeros(design: Design, right: Blocks, square: float, state: State) -> S
 def _fit_of(
     state: State,
     scale: float,
-    fixed_names: tuple[str, ...],
+    fixed: Mapping[str, float],
     *,
     is_converged: bool,
     num_iterations: int,
@@ -267,8 +270,8 @@ def _fit_of(
         variances=state.variances * scale**2,
         standard_errors=errors * scale**2,
         shares=state.variances / state.variances.sum(),
-        fixed_names=fixed_names,
-        fixed_effects=state.effects.rest[start:, 0] * scale,
+        fixed_names=tuple(fixed),
+        fixed_effects=np.array(list(fixed.values())) + state.effects.rest[start:, 0] * scale,
         fixed_covariance=state.inverse.fixed * residual * scale**2,
         effects={name: part[:, 0] * scale for name, part in zip(design.names, parts, strict=True)},
         effect_errors={
@@ -308,12 +311,11 @@ def _independent(
     return kept, dropped
 
 
-def _residual_scale(values: Floats, matrix: Floats) -> float:
-    """Standard deviation of y around X b."""
-    freedom = values.size - matrix.shape[1]
+def _residual_scale(values: Floats, residual: Floats, num_fixed: int) -> float:
+    """Standard deviation of y around X b; raises where there is none."""
+    freedom = values.size - num_fixed
     if freedom < 1:
         raise NotEstimableError("there are no more scores than fixed effects")
-    residual = values - matrix @ np.linalg.lstsq(matrix, values, rcond=None)[0]
     scale = float(np.sqrt(residual @ residual / freedom))
     if scale <= _ALIASED * max(float(np.abs(values).max()), 1e-300):
         raise NotEstimableError("the scores do not vary")
