@@ -193,13 +193,22 @@ def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
     return view_cell(open_store(store), cell)
 
 
-def report(study: StudyPath, *, store: Path = DEFAULT_STORE, output: Path | None = None) -> Path:
-    """Write the report of a study, or of imported results, as one HTML file; returns its path."""
+def report(
+    study: StudyPath,
+    *,
+    store: Path = DEFAULT_STORE,
+    output: Path | None = None,
+    figures: Path | None = None,
+) -> Path:
+    """Write the report of a study, or of imported results, as one HTML file; returns its path.
+
+    With `figures`, a folder, every chart and table is also written as files (extra `figures`).
+    """
     from sft_atlas.reporting import write_results_report
 
     opened = open_store(store)
     return write_results_report(
-        _results(study, opened), opened, study_file=Path(study), output=output
+        _results(study, opened), opened, study_file=Path(study), output=output, figures=figures
     )
 
 

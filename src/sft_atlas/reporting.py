@@ -33,20 +33,31 @@ _MINIATURE_NOTICE: Final = (
 
 
 def write_results_report(
-    results: Results, store: Store, *, study_file: Path, output: Path | None = None
+    results: Results,
+    store: Store,
+    *,
+    study_file: Path,
+    output: Path | None = None,
+    figures: Path | None = None,
 ) -> Path:
-    """Write the page and return its path.
+    """Write the page and return its path; with `figures` also a folder of charts and tables.
 
     Raises:
-        StudyError: if the folder of `output` does not exist.
+        StudyError: if the folder of `output` does not exist, or figures cannot be drawn.
     """
+    from sft_atlas.render.figures import converter
     from sft_atlas.render.html import write_report
 
     path = output or Path(f"report-{results.name}.html")
     if not path.absolute().parent.is_dir():
         raise StudyError(f"{path}: its folder does not exist; make it, or use --output.")
+    if figures is not None:
+        # What is missing is said before minutes of analysis, not after.
+        converter()
     meta, evidence = _about(results, store, study_file)
-    return write_report(results.tables, meta, path, analysis=answer(results), evidence=evidence)
+    return write_report(
+        results.tables, meta, path, analysis=answer(results), evidence=evidence, figures=figures
+    )
 
 
 def _about(results: Results, store: Store, study_file: Path) -> "tuple[ReportMeta, Evidence]":

@@ -239,11 +239,16 @@ def report(
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: report-STUDY.html.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every chart (PNG, SVG, PDF, Vega-Lite, CSV) and table."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML file that works from disk without a network."""
-    path = api.report(study, store=store, output=output).absolute()
-    _print({"report": str(path)} if as_json else f"report: {path}")
+    path = api.report(study, store=store, output=output, figures=figures).absolute()
+    known = {"report": str(path)} | ({"figures": str(figures.absolute())} if figures else {})
+    _print(known if as_json else "\n".join(f"{name}: {place}" for name, place in known.items()))
 
 
 @app.command("import")

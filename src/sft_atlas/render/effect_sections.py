@@ -53,6 +53,13 @@ def synergies(frames: Frames) -> Iterator[Chart | Table]:
             choices=choices(drawn, _PLACE),
         )
         yield table("variance-shares", "Shares of the variance", shares, is_open=False)
+    if has(frames.get("data_shares")):
+        yield table(
+            "data-shares",
+            "Shares of what differs between the datasets of a model",
+            frames["data_shares"],
+            is_open=False,
+        )
     found = frames.get("synergies")
     if has(found, "data", "benchmark", "effect") and found is not None:
         drawn = found[found["effect"].notna()]
@@ -158,7 +165,24 @@ def noise(frames: Frames) -> Iterator[Chart | Table]:
     """List the noise of seeds and of items, and what it hides."""
     found = frames.get("noise_floor")
     if has(found) and found is not None:
-        yield table("noise-floor", "Noise of seeds and items", found)
+        yield table(
+            "noise-floor",
+            "Noise of seeds and items, in points",
+            found,
+            {
+                "benchmark": ("Benchmark", "text", 0),
+                "num_settings": ("Settings with two seeds", "count", 0),
+                "num_runs": ("Runs", "count", 0),
+                "total_sd": ("SD between seeds", "percent", 1),
+                "item_sd": ("of which items", "percent", 1),
+                "seed_sd": ("of which the run", "percent", 1),
+                "seed_low": ("Low", "percent", 1),
+                "seed_high": ("High", "percent", 1),
+                "detectable": ("Smallest difference noticed", "percent", 1),
+                "seeds_for_a_point": ("Runs to notice one point", "count", 0),
+                "reason": ("Why not", "text", 0),
+            },
+        )
 
 
 def _groups(frame: pd.DataFrame) -> "pd.Series[Any]":

@@ -45,7 +45,7 @@ def write_figures(sections: Iterable[Section], folder: Path) -> list[Path]:
     Raises:
         StudyError: if the extra `figures` is not installed, or the folder cannot be made.
     """
-    converter = _converter()
+    drawn_by = converter()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +56,7 @@ def write_figures(sections: Iterable[Section], folder: Path) -> list[Path]:
     written = []
     for section in sections:
         for chart in section.charts:
-            written += _write_chart(chart, folder, converter)
+            written += _write_chart(chart, folder, drawn_by)
         for table in section.tables:
             written += _write_table(table, folder)
     return written
@@ -83,17 +83,17 @@ def portable(chart: Chart, rows: pd.DataFrame) -> dict[str, Any]:
     return spec
 
 
-def _write_chart(chart: Chart, folder: Path, converter: ModuleType) -> list[Path]:
+def _write_chart(chart: Chart, folder: Path, drawn_by: ModuleType) -> list[Path]:
     data = chart.rows.drop(columns=[n for n in _DRAWING_ONLY if n in chart.rows])
     written = [_write(folder / f"{chart.name}.csv", csv_text(data).encode())]
     for drawing in islice(_drawings(chart), MAX_DRAWN):
         text = json.dumps(drawing.spec, ensure_ascii=False, allow_nan=False)
-        svg = converter.vegalite_to_svg(text)
+        svg = drawn_by.vegalite_to_svg(text)
         for suffix, content in (
             (".vl.json", text.encode()),
             (".svg", svg.encode()),
-            (".png", converter.svg_to_png(svg, scale=2)),
-            (".pdf", converter.svg_to_pdf(svg)),
+            (".png", drawn_by.svg_to_png(svg, scale=2)),
+            (".pdf", drawn_by.svg_to_pdf(svg)),
         ):
             written.append(_write(folder / f"{drawing.name}{suffix}", content))
     return written
@@ -159,7 +159,12 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _converter() -> ModuleType:
+def converter() -> ModuleType:
+    """Return what draws charts without a browser.
+
+    Raises:
+        StudyError: if the extra `figures` is not installed.
+    """
     try:
         import vl_convert
     except ImportError as error:

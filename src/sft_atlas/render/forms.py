@@ -24,6 +24,7 @@ INKS: Final = ("strongText", "weakText", "own", "band")
 
 Form = dict[str, Any]
 
+_FEW: Final = alt.Axis(tickCount=9, labelOverlap="greedy")
 _BY_ORDER: Final = alt.EncodingSortField(field="order", op="min")
 _ENDS: Final = {
     name: f"isValid(datum.{name}) ? datum.{name} : datum.estimate" for name in ("low", "high")
@@ -49,13 +50,14 @@ def forest(
         sort=_BY_ORDER,
         axis=alt.Axis(labelLimit=230, domain=False, ticks=False, grid=True, tickBand="extent"),
     )
-    shared: dict[str, Any] = {"y": y, "tooltip": _tooltip(("label", "What"), *tooltip)}
+    named = [("label", "What"), *([("series", series)] if series else []), *tooltip]
+    shared: dict[str, Any] = {"y": y, "tooltip": _tooltip(*named)}
     if series:
         shared["yOffset"] = alt.YOffset("series:N", sort=None, scale=alt.Scale(paddingOuter=0.3))
         shared["color"] = alt.Color("series:N", sort=None, legend=legend())
     shared["opacity"] = alt.condition("datum.is_faded", alt.value(0.45), alt.value(1))
     base = alt.Chart().encode(**shared)
-    x = alt.X("from:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+    x = alt.X("from:Q", title=title, scale=alt.Scale(zero=False, nice=True), axis=_FEW)
     rule = _with_ends(base).mark_rule(strokeWidth=2).encode(x=x, x2="to:Q")
     dot = base.mark_point(filled=True, size=58).encode(x=alt.X("estimate:Q"))
     layers = [_zero("x"), rule, dot]
@@ -80,7 +82,9 @@ def bars(title: str, *, tooltip: Sequence[tuple[str, str]] = ()) -> Form:
         axis=alt.Axis(labelLimit=230, domain=False, ticks=False),
     )
     base = alt.Chart().encode(y=y, tooltip=_tooltip(("label", "What"), *tooltip))
-    bar = base.mark_bar(height=14, opacity=0.75).encode(x=alt.X("estimate:Q", title=title))
+    bar = base.mark_bar(height=14, opacity=0.75).encode(
+        x=alt.X("estimate:Q", title=title, axis=_FEW)
+    )
     rule = _with_ends(base).mark_rule(strokeWidth=2).encode(x="from:Q", x2="to:Q")
     chart = alt.layer(bar, rule).properties(width="container")
     return _form(chart, step=ROW_PIXELS + 3, step_field="label")

@@ -31,11 +31,13 @@ from sft_atlas.render.coverage import block_coverage, failures, ungained, unscor
 from sft_atlas.render.exhibit_payload import exhibit_payload
 from sft_atlas.render.exhibits import MAX_ANSWERS, MAX_SHOWN, Section, shown
 from sft_atlas.render.families import Entry, families
+from sft_atlas.render.figures import write_figures
 from sft_atlas.render.map_words import map_words
 from sft_atlas.render.payload import make_payload
 from sft_atlas.render.question_sections import all_findings, question_sections
 from sft_atlas.render.sentinels import find_sentinels
 from sft_atlas.render.short import certainty, opening
+from sft_atlas.render.study_charts import study_charts
 from sft_atlas.render.theme import themes
 from sft_atlas.render.trust import find_leaks, share_text, sharpness
 
@@ -83,10 +85,17 @@ def write_report(
     *,
     analysis: Analysis | None = None,
     evidence: Evidence | None = None,
+    figures: Path | None = None,
 ) -> Path:
-    """Write the page and return its path; analyses the tables unless that was done before."""
-    page = render_report(tables, meta, analysis or analyze(tables), evidence)
+    """Write the page and return its path; analyses the tables unless that was done before.
+
+    With `figures`, every chart and table is also written as files in that folder.
+    """
+    found = analysis or analyze(tables)
+    page = render_report(tables, meta, found, evidence)
     files.write_atomic(path, page.encode())
+    if figures is not None:
+        write_figures([study_charts(found, tables), *question_sections(found)], figures)
     return path
 
 

@@ -37,6 +37,9 @@ def forecast(frames: Frames) -> Iterator[Chart | Table]:
             },
             caption="Intervals are nominal 90 % and made for whole unseen groups.",
         )
+    groups = frames.get("back_test_groups")
+    if has(groups) and groups is not None:
+        yield table("back-test-groups", "The same for each held-out group", groups, is_open=False)
 
 
 def decision(frames: Frames) -> Iterator[Chart | Table]:

@@ -120,6 +120,11 @@ def table(
         if frame[key].isna().all() and key not in given:
             continue
         columns.append(_column(str(key), frame[key], given.get(str(key))))
+    reason = _one_reason(frame)
+    if reason:
+        # The same sentence in every row is said once.
+        columns = [column for column in columns if column.key != "reason"]
+        caption = f"{caption} {reason[0].upper()}{reason[1:]}.".strip()
     rows = frame[[column.key for column in columns]].reset_index(drop=True)
     for key in ("benchmark", "data"):
         if key in rows:
@@ -127,6 +132,13 @@ def table(
     return Table(
         name=name, title=title, columns=columns, rows=rows, caption=caption, is_open=is_open
     )
+
+
+def _one_reason(frame: pd.DataFrame) -> str:
+    if "reason" not in frame or frame.empty or frame["reason"].isna().any():
+        return ""
+    reasons = {str(reason) for reason in frame["reason"]}
+    return reasons.pop().rstrip(".") if len(reasons) == 1 else ""
 
 
 def _column(
