@@ -51,7 +51,7 @@ def test_variances_of_simulated_effects_are_found() -> None:
         )
         values = effect + 0.4 * rng.standard_normal((models, datasets, tests))
         table = values.transpose(0, 2, 1).reshape(-1, datasets)
-        who, test = np.divmod(np.arange(models * tests), tests)
+        test = np.arange(models * tests) % tests
         same = (test[:, None] == test) * 1.0
         alone = np.eye(models * tests)
         parts.append(crossed._fit(np.stack([np.ones_like(same), same, alone]), table))

@@ -50,7 +50,9 @@ def test_a_perfect_forecast_loses_nothing_and_a_tied_one_orders_nothing() -> Non
 
 
 def test_equal_outcomes_count_in_no_pair() -> None:
-    found = figures(score_problems(np.full((3, 5), 0.4), np.random.default_rng(2).uniform(size=(3, 5))))
+    found = figures(
+        score_problems(np.full((3, 5), 0.4), np.random.default_rng(2).uniform(size=(3, 5)))
+    )
     assert found["pairwise_accuracy"] is None
     assert (found["top1"], found["regret"]) == (1.0, 0.0)
 

@@ -29,7 +29,9 @@ def test_levels_and_effects_of_an_additive_grid_are_found_with_holes() -> None:
     there = np.isfinite(value)
     # Alternating means close in on the least-squares split: a thousandth is left after 12.
     assert parts.level == pytest.approx(level, abs=2e-2)
-    assert parts.effect[there] == pytest.approx(np.broadcast_to(effect, value.shape)[there], abs=2e-2)
+    assert parts.effect[there] == pytest.approx(
+        np.broadcast_to(effect, value.shape)[there], abs=2e-2
+    )
 
 
 def test_what_is_hidden_is_gone_and_the_rest_is_not() -> None:

@@ -58,8 +58,8 @@ def effects_on_models(
 def effects_of_data(panel: Panel, effects: Effects, datasets: Sequence[int]) -> dict[str, Floats]:
     """Return effects of hidden datasets by candidate, (model, setting, target, benchmark).
 
-    A candidate that has nothing to go by gives NaN; a dataset without peers is foretold like an
-    average one by its group, if any other dataset has peers.
+    A candidate that has nothing to go by gives NaN. Where groups are known, a dataset without
+    others of its group is foretold like an average one.
     """
     targets = list(datasets)
     peers = group_mean(panel, nan_mean(effects.pooled, axis=0)[None])[:, targets]
@@ -67,7 +67,7 @@ def effects_of_data(panel: Panel, effects: Effects, datasets: Sequence[int]) -> 
     seen = np.isfinite(effects.pooled).any(axis=(0, 2))
     size = np.array([((groups == groups[t]) & seen).sum() for t in targets], dtype=np.float64)
     shrunk = peers * (size / (size + PRIOR_PAIRS))[:, None]
-    if any((groups[seen] == group).sum() > 1 for group in set(groups[seen]) - {""}):
+    if (groups != "").any():
         shrunk = np.nan_to_num(shrunk)
     pooled = {
         AVERAGE_DATA: np.zeros((1, len(targets), 1)),
