@@ -145,6 +145,16 @@ def beliefs(
     )
 
 
+def with_known_level(found: Beliefs) -> Floats:
+    """Covariance as it will be once the base model is scored.
+
+    Where nothing tells a model's level, one run would seem to teach nothing about the others.
+    """
+    shared = float(found.covariance.min()) if found.covariance.size else 0.0
+    known: Floats = found.covariance - max(shared - found.lift_variance, 0.0)
+    return known
+
+
 def _covariance(view: Outlook, used: Ints, share: Floats, setting: Ints, dataset: Ints) -> Floats:
     """Covariance of a mix over choices, before any run of the model is known.
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sft_atlas.decide.beliefs import contrasts, standing
 from sft_atlas.decide.cost import DEVICE, training_price
 from sft_atlas.decide.next_cells import Candidates, NextCells, next_cells
-from sft_atlas.decide.prior import Beliefs, Outlook, beliefs, outlook
+from sft_atlas.decide.prior import Beliefs, Outlook, beliefs, outlook, with_known_level
 from sft_atlas.decide.sensitivity import flips
 from sft_atlas.decide.weights import resolve_weights
 from sft_atlas.errors import DataError
@@ -300,10 +301,8 @@ def _next(
         for _, part in keys.groupby(["data", "method", "samples", "schedule"], sort=True)
     ]
     longest = np.array([price[list(run)].max() for run in runs], dtype=np.float64)
-    # A run tells little where nothing tells the model's level: its base is taken for scored first.
-    unknown = max(float(found.covariance.min()) - found.lift_variance, 0.0)
     one = Candidates(
-        mean=found.mean, covariance=found.covariance - unknown, runs=tuple(runs), gpu_hours=longest
+        mean=found.mean, covariance=with_known_level(found), runs=tuple(runs), gpu_hours=longest
     )
     return next_cells([one], budget_gpu_hours=budget, max_runs=5, seed=seed)
 
@@ -327,7 +326,7 @@ def _next_frame(found: NextCells, one: Beliefs, table: pd.DataFrame) -> pd.DataF
 def _unsupported(panel: Panel, view: Outlook, found: Beliefs, weights: Floats) -> pd.DataFrame:
     """What somebody ran and this answer does not rank."""
     used = np.flatnonzero(weights)
-    ran = np.asarray(np.isfinite(panel.value).any(axis=(0, 3)))
+    ran: NDArray[np.bool_] = np.asarray(np.isfinite(panel.value).any(axis=(0, 3)))
     ran[found.setting, found.dataset] = False
     rows = []
     scored = np.asarray(np.isfinite(panel.value[..., used]).all(axis=3))
@@ -345,10 +344,9 @@ def _unsupported(panel: Panel, view: Outlook, found: Beliefs, weights: Floats) -
 
 
 def _num_others(panel: Panel, model: int, weights: Floats) -> int:
-    used = np.flatnonzero(weights)
-    there = np.isfinite(panel.value[..., used]).all(axis=3).reshape(len(panel.models), -1).any(1)
-    there[model] = False
-    return int(there.sum())
+    scored = np.isfinite(panel.value[..., np.flatnonzero(weights)])
+    there = [one.all(axis=2).any() for one in scored]
+    return sum(bool(has) for place, has in enumerate(there) if place != model)
 
 
 def _nothing(
