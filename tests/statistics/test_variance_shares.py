@@ -106,7 +106,7 @@ def test_share_of_what_is_not_there_begins_at_zero() -> None:
 
 
 def test_intervals_of_shares_cover_the_truth() -> None:
-    assert 0.92 <= covered(TRUTH, num_worlds=40, num_draws=100, hole=0.15).mean() <= 0.99
+    assert 0.92 <= covered(TRUTH, num_worlds=30, num_draws=100, hole=0.15).mean() <= 0.99
 
 
 @pytest.mark.slow

@@ -170,23 +170,36 @@ def _maximise(
     """Climb from `start` until no step would gain."""
     state = state_at(design, right, square, floored(start))
     for iteration in range(1, max_iterations + 1):
-        is_free = ~_is_at_floor(state.variances) | (state.scores > 0)
-        step, gain = _newton(state, is_free)
+        step, gain = _newton(state)
         if gain < _DECREMENT:
             return _with_zeros(design, right, square, state), True, iteration
         state = _climb(design, right, square, state, step)
     return _with_zeros(design, right, square, state), False, max_iterations
 
 
-def _newton(state: State, is_free: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """Return the step of the free variances and the gain in likelihood that it promises twice."""
-    slope = state.scores[is_free]
-    curvature = state.information[np.ix_(is_free, is_free)]
-    size = np.sqrt(np.diag(curvature))
-    unit = curvature / np.outer(size, size) + 1e-12 * np.eye(size.size)
-    step = np.zeros(is_free.size)
-    step[is_free] = linalg.solve(unit, slope / size, assume_a="sym") / size
-    return step, float(slope @ step[is_free])
+def _newton(state: State) -> tuple[Floats, float]:
+    """Return the step to the top of the local parabola, and twice the gain that it promises.
+
+    Variances that would fall below the floor stop there, and the others make up for it.
+    """
+    floor = floored(np.append(np.zeros(state.variances.size - 1), state.variances[-1]))
+    size = np.sqrt(np.diag(state.information))
+    curvature = state.information / np.outer(size, size) + 1e-12 * np.eye(size.size)
+    step, is_bound = np.zeros(size.size), np.zeros(size.size, dtype=bool)
+    for _ in range(size.size):
+        free, bound = ~is_bound, is_bound
+        slope = state.scores[free] / size[free]
+        slope = slope - curvature[np.ix_(free, bound)] @ (step[bound] * size[bound])
+        step[free] = linalg.solve(curvature[np.ix_(free, free)], slope, assume_a="sym") / size[free]
+        falls = free & (state.variances + step < floor)
+        # The residual variance has no floor of this kind: `_climb` keeps it above 0.
+        falls[-1] = False
+        if not falls.any():
+            break
+        is_bound = is_bound | falls
+        step[falls] = floor[falls] - state.variances[falls]
+    gain = 2 * state.scores @ step - step @ state.information @ step
+    return step, float(gain)
 
 
 def _climb(design: Design, right: Blocks, square: float, state: State, step: Floats) -> State:
@@ -218,7 +231,7 @@ def floored(variances: Floats) -> Floats:
 
 
 def _is_at_floor(variances: Floats) -> NDArray[np.bool_]:
-    at_floor: NDArray[np.bool_] = variances <= 1.001 * _FLOOR * variances[-1]
+    at_floor: NDArray[np.bool_] = variances <= 100 * _FLOOR * variances[-1]
     return at_floor
 
 
