@@ -30,7 +30,7 @@ MIN_KEPT: Final = 0.5
 """Part of an effect that must be left without the model that shows it most."""
 
 SHARED_COLUMNS: Final = [
-    *("data", "benchmark", "effect", "low", "high", "effect_sd", "effect_se_sd"),
+    *("data", "benchmark", "effect", "low", "high", "unshrunk", "effect_sd", "effect_se_sd"),
     *("p_value", "p_adjusted", "false_sign_rate", "persists", "num_models", "num_same_sign"),
     *("without_strongest_sd", "strongest_model", "num_rows"),
 ]
@@ -42,8 +42,8 @@ _NORMAL: Final = 1.959963984540054
 def shared_effects(found: CrossedEffects) -> pd.DataFrame:
     """Return the predicted effect of every dataset on every benchmark, largest first.
 
-    Columns: data, benchmark, effect, low, high (95 %; fraction of 1), effect_sd, effect_se_sd (in
-    SD of the benchmark), p_value, p_adjusted, false_sign_rate, persists, num_models, num_same_sign,
+    Columns: data, benchmark, effect, low, high (95 %; fraction of 1), unshrunk (mean of the models'
+    own estimates, fraction of 1), effect_sd, effect_se_sd (in SD of the benchmark), p_value, p_adjusted, false_sign_rate, persists, num_models, num_same_sign,
     without_strongest_sd, strongest_model, num_rows. No rows where there is one model or where pairs
     have no variance of their own to estimate.
     """
@@ -74,6 +74,7 @@ def shared_effects(found: CrossedEffects) -> pd.DataFrame:
         }
     )
     table = table.join(_by_model(found, levels, effects, centring))
+    table["unshrunk"] = table["mean_sd"] * scale
     kept = table["without_strongest_sd"] * np.sign(table["effect_sd"])
     table["persists"] = (
         (table["p_adjusted"] <= MAX_P)

@@ -53,7 +53,9 @@ def test_a_planted_synergy_is_found_with_its_size() -> None:
     row = answer.tables["synergies"].iloc[0]
     assert (row["data"], row["benchmark"]) == ("d1", "b2")
     # Beyond the dataset's and the benchmark's means: 0.15 x (1 - 1/6) x (1 - 1/5).
-    assert row["low"] < 0.1 < row["high"]
+    assert row["unshrunk"] == pytest.approx(0.1, abs=0.02)
+    assert 0.06 < row["effect"] < row["unshrunk"]
+    assert row["low"] > 0
     assert (row["num_models"], row["num_same_sign"]) == (8, 8)
     assert row["false_sign_rate"] < 1e-6
     assert answer.findings[2].statement.startswith(
