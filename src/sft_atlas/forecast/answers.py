@@ -44,7 +44,7 @@ def forecastability(tables: Tables, *, seed: int = 0) -> Answered:
     The candidates: the mean effect of the same dataset on other models, on the same benchmark; the
     same over all benchmarks; crossed random effects with models that resemble each other in base
     scores (best linear prediction, Henderson 1975); ridge regression; boosted trees; low-rank
-    completion (Mazumder, Hastie and Tibshirani 2010); and the mean of three of them. For each
+    completion (probabilistic principal components, Tipping and Bishop 1999); and the mean of three of them. For each
     hidden group the candidate is chosen by the pairwise accuracy with which the other groups are
     forecast while it is hidden too; the figures of that nested choice are what is reported. A
     problem is a model, a setting and a benchmark; its choices are datasets. Figures: the share of
