@@ -43,7 +43,8 @@ def shared_effects(found: CrossedEffects) -> pd.DataFrame:
     """Return the predicted effect of every dataset on every benchmark, largest first.
 
     Columns: data, benchmark, effect, low, high (95 %; fraction of 1), unshrunk (mean of the models'
-    own estimates, fraction of 1), effect_sd, effect_se_sd (in SD of the benchmark), p_value, p_adjusted, false_sign_rate, persists, num_models, num_same_sign,
+    own estimates, fraction of 1), effect_sd, effect_se_sd (in SD of the benchmark), p_value,
+    p_adjusted, false_sign_rate, persists, num_models, num_same_sign,
     without_strongest_sd, strongest_model, num_rows. No rows where there is one model or where pairs
     have no variance of their own to estimate.
     """

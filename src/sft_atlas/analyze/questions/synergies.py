@@ -79,9 +79,10 @@ def synergies(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> 
     the variance between datasets for one model, benchmark and recipe.
 
     Table `synergies`: data, benchmark, effect, low, high (95 %; fraction of 1), unshrunk (mean of
-    the models' own estimates, which large effects are nearer to), effect_sd, effect_se_sd (in SD of the benchmark), p_value, p_adjusted, false_sign_rate (probability that
-    the sign is wrong, given the variances), persists, num_models, num_same_sign (models whose own
-    estimate has the sign of the effect), without_strongest_sd (mean over models without that one),
+    the models' own estimates, which a single large effect is nearer to), effect_sd, effect_se_sd
+    (in SD of the benchmark), p_value, p_adjusted, false_sign_rate (probability that the sign is
+    wrong, given the variances), persists, num_models, num_same_sign (models whose own estimate has
+    the sign of the effect), without_strongest_sd (mean over models without that one),
     strongest_model, num_rows.
     """
     rows = final_scores(tables)
