@@ -57,7 +57,7 @@ class Tab:
     def open(self, page: Path, seconds: float = 60) -> None:
         self.call("Page.navigate", url=page.as_uri())
         end = time.monotonic() + seconds
-        while not self.run("document.documentElement.dataset.drawn ?? ''"):
+        while not self.run("document.documentElement?.dataset.drawn ?? ''"):
             assert time.monotonic() < end, f"not drawn in {seconds} s; console: {self.console}"
             time.sleep(0.05)
 

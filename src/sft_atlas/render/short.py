@@ -82,11 +82,18 @@ def opening(findings: Sequence[Finding]) -> list[Line]:
 
 
 def _brief(statement: str) -> str:
+    """Return the first sentences, or the first parts of a sentence that is too long itself.
+
+    >>> _brief("All: " + "; ".join(["some of the variance"] * 20) + ".")[-24:]
+    '; some of the variance …'
+    """
     kept = ""
     for sentence in _SENTENCE.split(" ".join(statement.split())):
         if kept and len(kept) + len(sentence) > MAX_CHARACTERS:
             break
         kept = f"{kept} {sentence}".strip()
+    if len(kept) > MAX_CHARACTERS and ";" in kept[:MAX_CHARACTERS]:
+        return f"{kept[: kept.rindex(';', 0, MAX_CHARACTERS)]} \N{HORIZONTAL ELLIPSIS}"
     return kept
 
 
