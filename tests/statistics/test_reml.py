@@ -291,3 +291,14 @@ def test_degenerate_rows_say_why(values: list[float], levels: list[int], message
     with pytest.raises(NotEstimableError) as caught:
         fit_reml(np.array(values, dtype=float), {"a": np.array(levels, dtype=int)})
     assert str(caught.value) == message
+
+
+def test_more_levels_than_can_be_solved_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    factors = {name: rng.integers(0, 8000, size=30_000) for name in ("a", "b")}
+    with pytest.raises(NotEstimableError) as caught:
+        fit_reml(rng.normal(size=30_000), factors)
+    size = min(np.unique(levels).size for levels in factors.values())
+    assert str(caught.value) == (
+        f"{size:,} levels of crossed factors are too many to solve for; at most 6,000 are"
+    )

@@ -46,6 +46,9 @@ SOURCES: Final = {
 OF_DATA: Final = (DATA, DATA_BENCHMARK, MODEL_DATA, ALL_THREE, RECIPE_DATA_BENCHMARK, RESIDUAL)
 """Sources that differ between the datasets of one model: no base model is in them."""
 
+MAX_RECIPE_LEVELS: Final = 1500
+"""Products with recipes of more levels are left to the residual: they cost more than they tell."""
+
 _TINY: Final = 1e-12
 
 
@@ -130,7 +133,9 @@ def _factors(rows: pd.DataFrame, recipe: Ints) -> dict[str, Ints]:
     if recipe.max() > 0:
         with_recipe = rows.assign(recipe=recipe)
         for name in (RECIPE_BENCHMARK, RECIPE_DATA_BENCHMARK, RECIPE_MODEL_BENCHMARK):
-            products[name] = _joined(with_recipe, name.split(":"))
+            levels = _joined(with_recipe, name.split(":"))
+            if levels.max() < MAX_RECIPE_LEVELS:
+                products[name] = levels
     return products
 
 

@@ -92,22 +92,24 @@ def test_intervals_of_effects_cover_the_truth() -> None:
     hits = []
     for seed in range(100):
         rng = np.random.default_rng([seed, 5])
-        pairs = 0.04 * rng.normal(size=(6, 5))
+        shared = 0.04 * rng.normal(size=(6, 5)) + 0.05 * rng.normal(size=(6, 1))
         base = rng.uniform(0.3, 0.5, size=(8, 5))
-        effect = pairs + 0.05 * rng.normal(size=(6, 1)) + 0.03 * rng.normal(size=(8, 6, 5))
-        scores = base[:, None, :] + effect
+        scores = base[:, None, :] + shared + 0.03 * rng.normal(size=(8, 6, 5))
         tables = grid_tables(
             scores[..., None] + 0.01 * rng.normal(size=(8, 6, 5, 2)),
             base,
             Labels(methods=("full", "lora")),
         )
         table = synergies(tables, num_resamples=10).tables["synergies"]
-        centred = pairs - pairs.mean(axis=0) - pairs.mean(axis=1, keepdims=True) + pairs.mean()
-        places = [
-            (int(d[1:]), int(b[1:])) for d, b in zip(table.data, table.benchmark, strict=True)
-        ]
-        truth = np.array([centred[place] for place in places])
-        hits.append((table["low"] <= truth) & (truth <= table["high"]))
+        wide = table.assign(scale=table["effect"] / table["effect_sd"]).pivot(
+            index="data", columns="benchmark", values=["low", "high", "scale"]
+        )
+        scale = wide["scale"].to_numpy()
+        # Effects are centred in standard deviations of the benchmark.
+        truth = shared / scale
+        truth = truth - truth.mean(axis=0) - truth.mean(axis=1, keepdims=True) + truth.mean()
+        low, high = wide["low"].to_numpy(), wide["high"].to_numpy()
+        hits.append((low <= truth * scale) & (truth * scale <= high))
     assert 0.93 <= np.mean(hits) <= 0.97
 
 

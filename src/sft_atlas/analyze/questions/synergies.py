@@ -37,6 +37,9 @@ LASTING: Final = "How much of what data does holds over models?"
 SYNERGIES: Final = "Which dataset helps which benchmark, whatever the model?"
 MAX_DRAWS: Final = 500
 """Bootstrap draws: a quantile of 95 % moves little with more."""
+MIN_DRAWS: Final = 100
+MAX_DRAWN_SCORES: Final = 50_000_000
+"""Scores that are drawn in all; beyond, there are fewer draws, down to `MIN_DRAWS`."""
 
 _NUM_NAMED: Final = 3
 _MODEL_WORDS: Final = (
@@ -86,7 +89,7 @@ def synergies(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> 
     strongest_model, num_rows.
     """
     rows = final_scores(tables)
-    num_draws = min(num_resamples, MAX_DRAWS)
+    num_draws = min(num_resamples, MAX_DRAWS, max(MIN_DRAWS, MAX_DRAWN_SCORES // max(len(rows), 1)))
     try:
         found = fit_crossed(rows, "score")
     except NotEstimableError as error:
