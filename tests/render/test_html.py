@@ -90,7 +90,7 @@ def test_a_thousand_cells_stay_below_four_megabytes(planted: SimpleNamespace) ->
     )
     tables = planted.make_tables(world)
     assert len(tables.cells) > 1000
-    text = render_report(tables, META, analyze(tables, num_resamples=5))
+    text = render_report(tables, META, analyze(tables, num_resamples=30))
     assert len(text.encode()) < 4_000_000
 
 

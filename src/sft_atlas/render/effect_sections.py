@@ -90,9 +90,9 @@ def likeness(frames: Frames) -> Iterator[Chart | Table]:
     for kind, title, compared in _LIKENESS:
         found = frames.get(f"{kind}_likeness")
         if has(found, "first", "second", "correlation") and found is not None:
-            if found["first"].nunique() < MIN_MATRIX:
-                continue
-            yield _likeness_chart(kind, title, compared, found)
+            drawn = found[found["correlation"].notna()]
+            if drawn["first"].nunique() >= MIN_MATRIX:
+                yield _likeness_chart(kind, title, compared, drawn)
     shares = frames.get("components")
     if has(shares, "component", "cumulative") and shares is not None:
         rows = estimates(shares, "cumulative", is_signed=False).assign(
@@ -190,8 +190,7 @@ def _groups(frame: pd.DataFrame) -> "pd.Series[Any]":
     return named(frame["group"], "all models")
 
 
-def _likeness_chart(kind: str, title: str, compared: str, found: pd.DataFrame) -> Chart:
-    drawn = found[found["correlation"].notna()]
+def _likeness_chart(kind: str, title: str, compared: str, drawn: pd.DataFrame) -> Chart:
     rows = matrix(
         drawn.assign(x=drawn["second"], y=drawn["first"]), value="correlation", scale=1, digits=2
     )

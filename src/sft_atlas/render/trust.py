@@ -136,5 +136,8 @@ def _grade(value: float | None) -> str:
 
 
 def _span(counts: "pd.Series[Any]") -> str:
-    low, high = int(counts.min()), int(counts.max())
+    known = counts.dropna()
+    if known.empty:
+        return "\N{EM DASH}"
+    low, high = int(known.min()), int(known.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
