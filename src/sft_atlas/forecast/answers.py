@@ -44,15 +44,15 @@ def forecastability(tables: Tables, *, seed: int = 0) -> Answered:
     The candidates: the mean effect of the same dataset on other models, on the same benchmark; the
     same over all benchmarks; crossed random effects with models that resemble each other in base
     scores (best linear prediction, Henderson 1975); ridge regression; boosted trees; low-rank
-    completion (probabilistic principal components, Tipping and Bishop 1999); and the mean of three of them. For each
-    hidden group the candidate is chosen by the pairwise accuracy with which the other groups are
-    forecast while it is hidden too; the figures of that nested choice are what is reported. A
-    problem is a model, a setting and a benchmark; its choices are datasets. Figures: the share of
-    pairs of datasets put in the right order (decision accuracy, Magnusson et al. 2025), the share
-    of problems in which the best, or one of the best three, was chosen, and what the choice lost
-    against the best one. Intervals of forecasts are to hold for a whole unseen group (Lee, Barber
-    and Willett 2023): their coverage is that of groups whose errors did not set the width.
-    Intervals of the figures are Student's t over hidden groups.
+    completion (probabilistic principal components, Tipping and Bishop 1999); and the mean of three
+    of them. For each hidden group the candidate is chosen by the pairwise accuracy with which the
+    other groups are forecast while it is hidden too; the figures of that nested choice are what is
+    reported. A problem is a model, a setting and a benchmark; its choices are datasets. Figures:
+    the share of pairs of datasets put in the right order (decision accuracy, Magnusson et al.
+    2025), the share of problems in which the best, or one of the best three, was chosen, and what
+    the choice lost against the best one. Intervals of forecasts are to hold for a whole unseen
+    group (Lee, Barber and Willett 2023): their coverage is that of groups whose errors did not set
+    the width. Intervals of the figures are Student's t over hidden groups.
 
     Table `back_test`: one row per scheme (new model, random holes, new dataset) and candidate
     (`chosen` is the nested choice, is_chosen the one that forecasts use): pairwise_accuracy, top1,

@@ -14,6 +14,9 @@ from sft_atlas.forecast.panel import Effects, Panel, nan_mean
 from sft_atlas.statistics.clusters import Floats
 
 MAX_RANK: Final = 3
+MAX_LEFT_OUT: Final = 12
+"""Most models that are left out to choose the number of traits."""
+
 NUM_SWEEPS: Final = 8
 """Missing effects of the other models are filled in by the traits so many times."""
 
@@ -43,7 +46,8 @@ def _best_rank(rows: Floats, num_effects: int) -> int:
     """Leave each row's effects out in turn, and compare ranks."""
     ranks = range(min(MAX_RANK, rows.shape[0] - 2) + 1)
     errors = np.zeros(max(len(ranks), 1))
-    for place in range(rows.shape[0]):
+    step = -(-rows.shape[0] // MAX_LEFT_OUT)
+    for place in range(0, rows.shape[0], step):
         target = rows[[place]].copy()
         target[:, :num_effects] = np.nan
         for rank in ranks:

@@ -21,6 +21,10 @@ from sft_atlas.statistics.clusters import Floats, Ints
 WIDTHS: Final = (0.5, 1.0)
 """Base scores are close at so many median distances between models."""
 
+MAX_ROWS: Final = 600
+"""Most rows (model x benchmark) that a forecast rests on: of more models, those whose base scores
+are closest to the targets' are taken."""
+
 NUGGET: Final = 1e-6
 
 
@@ -40,7 +44,7 @@ def crossed_effects(panel: Panel, effects: Effects, models: Sequence[int]) -> Fo
     targets = np.asarray(models, dtype=np.int64)
     # (model x benchmark, dataset): all rows of one dataset share one covariance matrix.
     values = effects.pooled.transpose(0, 2, 1).reshape(-1, num_datasets)
-    known = np.flatnonzero(np.isfinite(values).any(axis=1))
+    known = _closest(panel, targets, np.flatnonzero(np.isfinite(values).any(axis=1)))
     asked = (targets[:, None] * num_benchmarks + np.arange(num_benchmarks)).ravel()
     shape = (targets.size, num_datasets, num_benchmarks)
     mean, covariance = np.zeros(shape), np.zeros((*shape, num_benchmarks))
@@ -65,6 +69,18 @@ def crossed_effects(panel: Panel, effects: Effects, models: Sequence[int]) -> Fo
             mean[place, same] = found[block].T
             covariance[place, same] = left[block, block]
     return Foretold(mean=mean, covariance=covariance)
+
+
+def _closest(panel: Panel, targets: Ints, known: Ints) -> Ints:
+    """Known rows of no more models than fit into `MAX_ROWS`."""
+    num_benchmarks = panel.base.shape[1]
+    if known.size <= MAX_ROWS:
+        return known
+    apart = nan_mean((panel.base[:, None] - panel.base[targets]) ** 2, axis=(1, 2))
+    order = np.argsort(np.where(np.isfinite(apart), apart, np.inf), kind="stable")
+    nearest = order[np.isin(order, known // num_benchmarks)][: MAX_ROWS // num_benchmarks]
+    found: Ints = known[np.isin(known // num_benchmarks, nearest)]
+    return found
 
 
 def _kernels(panel: Panel, targets: Ints, rows: Ints) -> Floats:

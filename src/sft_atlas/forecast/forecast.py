@@ -30,7 +30,7 @@ from sft_atlas.forecast.candidates import effects_of_data
 from sft_atlas.forecast.known import known_outcomes, known_panel
 from sft_atlas.forecast.outcomes import QUERY, SETTING, over_settings
 from sft_atlas.forecast.panel import Panel, gain_scale, hide, split
-from sft_atlas.forecast.posterior import Places, condition
+from sft_atlas.forecast.posterior import MAX_ENTRIES, Places, condition
 from sft_atlas.forecast.support import why_not
 from sft_atlas.forecast.told import Told, prior, tell_models
 from sft_atlas.statistics.clusters import Floats, Ints
@@ -172,6 +172,9 @@ def posterior_of(
         np.arange(len(panel.benchmarks)), places.benchmark
     )
     known = np.argwhere(usable)
+    # Runs in the settings and on the data that are asked for tell the most.
+    far = 2 - np.isin(known[:, 0], places.setting) - 1 * np.isin(known[:, 1], places.dataset)
+    known = known[np.sort(np.argsort(far, kind="stable")[:MAX_ENTRIES])]
     both = Places(
         setting=np.concatenate([places.setting, known[:, 0]]),
         dataset=np.concatenate([places.dataset, known[:, 1]]),
@@ -181,7 +184,8 @@ def posterior_of(
     mean = level + effects[both.setting, both.dataset, both.benchmark]
     size = places.setting.size
     rest = np.arange(size, mean.size)
-    mean, covariance = condition(mean, common + differing, rest, panel.value[model][usable])
+    values = panel.value[model][tuple(known.T)]
+    mean, covariance = condition(mean, common + differing, rest, values)
     return mean[:size], covariance[:size, :size]
 
 

@@ -7,7 +7,7 @@ and a back-test hides parts of it. The unit is the standard deviation of gains o
 that benchmarks with small ranges count like others.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -99,7 +99,7 @@ def make_panel(
     sizes: Floats = np.asarray(units.reindex(benchmarks), dtype=np.float64)
     places = [
         _places(outcomes["model"], models),
-        _places(outcomes[list(SETTING)].itertuples(index=False, name=None), settings),
+        _setting_places(outcomes, settings),
         _places(outcomes["data"], datasets),
         _places(outcomes["benchmark"], benchmarks),
     ]
@@ -180,9 +180,16 @@ def nan_mean(values: Floats, axis: int | tuple[int, ...]) -> Floats:
     return mean
 
 
-def _places(values: Iterable[object], names: Sequence[object]) -> Ints:
-    index = {name: place for place, name in enumerate(names)}
-    return np.array([index[value] for value in values], dtype=np.int64)
+def _places(values: "pd.Series[str]", names: Sequence[str]) -> Ints:
+    index = pd.Index(list(names), dtype=object)
+    places = index.get_indexer(pd.Index(values, dtype=object))
+    return places.astype(np.int64)
+
+
+def _setting_places(outcomes: pd.DataFrame, settings: Sequence[tuple[object, ...]]) -> Ints:
+    known = pd.MultiIndex.from_tuples(settings, names=list(SETTING))
+    places = known.get_indexer(pd.MultiIndex.from_frame(outcomes[list(SETTING)]))
+    return places.astype(np.int64)
 
 
 def _labels(frame: pd.DataFrame, key: str, label: str, names: Sequence[str]) -> tuple[str, ...]:

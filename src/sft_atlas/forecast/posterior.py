@@ -17,6 +17,9 @@ from sft_atlas.statistics.clusters import Floats, Ints
 UNKNOWN_LEVEL: Final = 100.0
 """Variance of a model's level where its base score is not known: next to no opinion."""
 
+MAX_ENTRIES: Final = 800
+"""Most known entries that a forecast of one model is conditioned on: a dense matrix of them."""
+
 NUGGET: Final = 1e-6
 
 

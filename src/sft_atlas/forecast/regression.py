@@ -21,6 +21,9 @@ from sft_atlas.statistics.clusters import Floats
 RIDGE_PENALTY: Final = 30.0
 """On standardised facts; as if so many rows had shown no relation."""
 
+MAX_ROWS: Final = 5000
+"""Most rows that a regression is fitted to: of more, a random sample."""
+
 Learner = Literal["ridge", "trees"]
 
 
@@ -113,7 +116,10 @@ def _fit_predict(
     if rows.sum() < 2:
         return result
     table = facts.reshape(-1, facts.shape[-1])
-    train = table[rows.ravel()]
+    places = np.flatnonzero(rows)
+    if places.size > MAX_ROWS:
+        places = np.sort(np.random.default_rng(0).choice(places, MAX_ROWS, replace=False))
+    train = table[places]
     centre, spread = train.mean(axis=0), train.std(axis=0)
     kept = spread > 1e-9
     if not kept.any():
@@ -132,5 +138,5 @@ def _fit_predict(
             early_stopping=False,
             random_state=0,
         )
-    result[hidden] = model.fit(train, effects[rows]).predict(wanted)
+    result[hidden] = model.fit(train, effects.ravel()[places]).predict(wanted)
     return result

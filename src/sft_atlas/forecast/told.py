@@ -16,7 +16,7 @@ from sft_atlas.forecast.crossed import Foretold, crossed_effects
 from sft_atlas.forecast.figures import Problems, score_problems
 from sft_atlas.forecast.levels import Levels, expected_levels
 from sft_atlas.forecast.panel import Effects, Panel, hide, split
-from sft_atlas.forecast.posterior import Places, condition, joint_covariance
+from sft_atlas.forecast.posterior import MAX_ENTRIES, Places, condition, joint_covariance
 from sft_atlas.statistics.clusters import Floats, Ints
 
 
@@ -104,7 +104,7 @@ def hole_results(panel: Panel, told: Told, *, seed: int) -> dict[int, Results]:
         rng = np.random.default_rng([seed, model, 0x401E])
         known = np.zeros(truth.shape, dtype=np.bool_)
         known[tuple(runs[rng.permutation(len(runs))[: len(runs) // 2]].T)] = True
-        results = _conditioned(panel, told, place, known)
+        results = _conditioned(panel, told, place, known, rng.permutation(truth[:, 0].size))
         if results:
             found[model] = results
     return found
@@ -161,14 +161,20 @@ def prior(panel: Panel, told: Told, place: int, places: Places) -> tuple[Floats,
 
 
 def _conditioned(
-    panel: Panel, told: Told, place: int, known: NDArray[np.bool_]
+    panel: Panel, told: Told, place: int, known: NDArray[np.bool_], order: Ints
 ) -> dict[str, Result]:
     """Results on the runs that are not known, each candidate's forecast updated by those that
     are.
+
+    `order` is a permutation of problems, of which the first are taken if all are too many.
     """
     model = told.models[place]
     truth = panel.value[model]
     possible = np.isfinite(truth) & np.isfinite(told.levels.shift)[:, None]
+    size = possible.sum(axis=1).ravel()[order]
+    taken = np.zeros(order.size, dtype=np.bool_)
+    taken[order] = np.cumsum(size) <= MAX_ENTRIES
+    possible &= taken.reshape(told.levels.shift.shape)[:, None]
     at = np.argwhere(possible)
     is_known: Ints = np.flatnonzero(known[possible])
     places = Places(setting=at[:, 0], dataset=at[:, 1], benchmark=at[:, 2])
