@@ -29,7 +29,7 @@ LAYERS = [
         *("evidence", "analyze", "forecast", "decide", "render"),
     },
     {"execute", "miniature", "results"},
-    {"reporting"},
+    {"reporting", "deciding"},
     {"api"},
     {"cli", "__init__", "api_reference"},
     {"__main__"},
@@ -109,6 +109,7 @@ def test_only_the_worker_and_the_api_know_the_stages() -> None:
         if module_name(path) in KNOW_STAGES or unit_of(path) in STAGES | {
             "results",
             "reporting",
+            "deciding",
             "api",
             "cli",
         }:
@@ -194,7 +195,9 @@ def test_the_public_names_are_these() -> None:
         "import_results",
         "inspect",
         "new",
+        "next_cells",
         "plan",
+        "recommend",
         "report",
         "run",
         "show",

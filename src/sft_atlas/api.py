@@ -6,10 +6,10 @@ planning and tables do not.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, Unpack
 
 from sft_atlas import machine
 from sft_atlas.data.sources import count_quarantined
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     from sft_atlas.analyze.analysis import Analysis
     from sft_atlas.data.inspect import Inspection
+    from sft_atlas.decide.proposal import Proposal
+    from sft_atlas.decide.recommend import Recommendation
+    from sft_atlas.deciding import Wishes
     from sft_atlas.evidence.imported import Imported
     from sft_atlas.execute.rounds import RunResult, View
     from sft_atlas.measure.spectrum import SpectrumRow
@@ -186,6 +189,48 @@ def answered(
     return answer(found), found.imported
 
 
+def recommend(
+    model: str,
+    weights: Mapping[str, float],
+    *,
+    evidence: Sequence[StudyPath] = (),
+    store: Path = DEFAULT_STORE,
+    **options: Unpack["Wishes"],
+) -> "Recommendation":
+    """Rank what a model could be trained with, for a weighted mix of benchmarks.
+
+    `evidence` are study files and names of imported results; without any, all that the store holds.
+    Options are `budget_gpu_hours`, `family` and `device`. Raises `StoreError` where there is no
+    evidence, and as `decide.recommend.recommend`.
+    """
+    from sft_atlas.deciding import recommend_from
+
+    opened = open_store(store)
+    found = _evidence(evidence, opened)
+    return recommend_from(found, model=model, weights=weights, **options)
+
+
+def next_cells(
+    study: StudyPath,
+    weights: Mapping[str, float],
+    *,
+    budget_gpu_hours: float,
+    evidence: Sequence[StudyPath] = (),
+    store: Path = DEFAULT_STORE,
+    device: str | None = None,
+) -> "Proposal":
+    """Propose the missing runs of a study that reduce the regret of its decisions most per
+    GPU-hour; `evidence` as in `recommend`, and what the study itself has measured always counts.
+    """
+    from sft_atlas.deciding import propose_from
+
+    opened = open_store(store)
+    planned = make_plan(_open_study(study, opened), read_inventory(opened), device=device)
+    found = [results_of_study(planned.study, opened)]
+    found += _evidence(evidence, opened, is_needed=False)
+    return propose_from(found, planned, weights=weights, budget_gpu_hours=budget_gpu_hours)
+
+
 def show(cell: str, *, store: Path = DEFAULT_STORE) -> "CellView":
     """Return everything known of one cell, by the first characters of its fingerprint."""
     from sft_atlas.store.cell_view import view_cell
@@ -325,6 +370,13 @@ def _results(study: StudyPath, store: Store) -> Results:
     if is_study_file(Path(study)):
         return results_of_study(_open_study(study, store), store)
     return results_of_others(str(study), store)
+
+
+def _evidence(named: Sequence[StudyPath], store: Store, *, is_needed: bool = True) -> list[Results]:
+    from sft_atlas.deciding import named_evidence
+
+    names = named_evidence(named, store, is_needed=is_needed)
+    return [_results(name, store) for name in names]
 
 
 def _open_study(study: StudyPath, store: Store) -> Study:

@@ -7,7 +7,6 @@ what is learned: only the study file does.
 import json
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -16,8 +15,28 @@ import typer
 from rich.console import Console
 
 from sft_atlas import api
-from sft_atlas.cli import answers_page, benchmarks_page, drift_page, import_page, pages, plan_page
+from sft_atlas.cli import (
+    answers_page,
+    benchmarks_page,
+    drift_page,
+    import_page,
+    pages,
+    plan_page,
+    recommend_page,
+)
+from sft_atlas.cli.options import (
+    AnswerFormat,
+    AsJson,
+    Budget,
+    Evidence,
+    Results,
+    StoreFolder,
+    Study,
+    TableFormat,
+    Wanted,
+)
 from sft_atlas.cli.progress import run_view
+from sft_atlas.decide.weights import parse_budget, parse_weights
 from sft_atlas.errors import Error
 from sft_atlas.store.table_names import TableName
 from sft_atlas.strict_yaml import did_you_mean
@@ -32,34 +51,7 @@ app = typer.Typer(
 miniature_app = typer.Typer(no_args_is_help=True, help="The built-in miniature world.")
 app.add_typer(miniature_app, name="miniature")
 
-Study = Annotated[Path, typer.Argument(help="The study file.", show_default=False)]
-Results = Annotated[
-    Path,
-    typer.Argument(help="The study file, or the name of imported results.", show_default=False),
-]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of results.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/cli.md lists the keys).")]
-
-
 _TABLES = get_args(TableName)
-
-
-class AnswerFormat(StrEnum):
-    """How `answers` writes its sentences."""
-
-    text = "text"
-    markdown = "markdown"
-    json = "json"
-
-
-class TableFormat(StrEnum):
-    """How `table` writes its rows."""
-
-    csv = "csv"
-    parquet = "parquet"
-    json = "json"
-    markdown = "markdown"
-    latex = "latex"
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -99,15 +91,61 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="Device card to estimate time on, e.g. h100.")
     ] = None,
+    budget: Budget = None,
+    wanted: Annotated[
+        str | None, typer.Option("--for", help="With --budget: weights, as in `recommend`.")
+    ] = None,
+    evidence: Evidence = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a study implies: cells, trajectories, jobs, time, disk; and what is stored
-    already.
+    already. With --budget and --for: which runs to make first.
     """
     planned = api.plan(study, store=store, device=device)
     free = api.free_bytes(store or api.DEFAULT_STORE)
-    lay_out = plan_page.plan_json if as_json else plan_page.plan_page
-    _print(lay_out(planned, free, subsets=api.subsets(planned.study)))
+    if (budget is None) != (wanted is None):
+        raise typer.BadParameter("--budget and --for are given together, or neither.")
+    if budget is None or wanted is None:
+        lay_out = plan_page.plan_json if as_json else plan_page.plan_page
+        _print(lay_out(planned, free, subsets=api.subsets(planned.study)))
+        return
+    proposal = api.next_cells(
+        study,
+        parse_weights(wanted),
+        budget_gpu_hours=parse_budget(budget),
+        evidence=evidence or [],
+        store=store or api.DEFAULT_STORE,
+        device=device,
+    )
+    show = recommend_page.proposal_json if as_json else recommend_page.proposal_page
+    _print(show(proposal))
+
+
+@app.command()
+def recommend(
+    model: Annotated[str, typer.Option(help="The base model, by its name in the evidence.")],
+    wanted: Wanted,
+    budget: Budget = None,
+    evidence: Evidence = None,
+    family: Annotated[str, typer.Option(help="Of a model that the evidence lacks.")] = "",
+    device: Annotated[str, typer.Option(help="Device card to estimate time on.")] = "h100",
+    store: StoreFolder = api.DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Say what to train a model with: data, method, samples, epochs; how sure that is, what it
+    costs, and what would change the answer.
+    """
+    found = api.recommend(
+        model,
+        parse_weights(wanted),
+        evidence=evidence or [],
+        store=store,
+        budget_gpu_hours=None if budget is None else parse_budget(budget),
+        family=family,
+        device=device,
+    )
+    lay_out = recommend_page.recommendation_json if as_json else recommend_page.recommendation_page
+    _print(lay_out(found))
 
 
 @app.command()

@@ -97,7 +97,7 @@ def next_cells(
         is_open[model][run] = False
         gain = float(gains[model][run])
         rest -= float(one.gpu_hours[run])
-        left[model] = max(left[model] - gain, 0.0)
+        left[model] = max(regret[model] - _risen(states[model], int(np.argmax(one.mean))), 0.0)
         gains[model] = _gains(one, states[model], seed + len(steps) + 1)
         hours = float(one.gpu_hours[run])
         steps.append(
@@ -114,6 +114,11 @@ def _gains(one: Candidates, state: Worth, seed: int) -> Floats:
     found = worth(state, places, seed=seed).gains
     by_place = dict(zip(places.tolist(), found.tolist(), strict=True))
     return np.array([max(by_place[p] for p in run) for run in one.runs], dtype=np.float64)
+
+
+def _risen(state: Worth, leader: int) -> float:
+    """How far the score of the choice is expected to rise above the one made now."""
+    return float((state.means.max(axis=1) - state.means[:, leader]).mean())
 
 
 def _regret(mean: Floats, covariance: Floats, seed: int) -> float:

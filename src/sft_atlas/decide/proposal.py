@@ -6,7 +6,7 @@ will be with all runs and with those proposed. The one decision: every model of 
 decision of its own, and all count the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from sft_atlas.decide.next_cells import Candidates, next_cells
 from sft_atlas.decide.precision import KEYS, expected_precision, mixed_outcomes
-from sft_atlas.decide.prior import beliefs, outlook, with_known_level
+from sft_atlas.decide.prior import beliefs, outlook, score_errors, with_known_level
 from sft_atlas.decide.weights import resolve_weights
 from sft_atlas.forecast.known import known_outcomes, known_panel
 from sft_atlas.forecast.panel import Panel
@@ -124,11 +124,11 @@ def propose(
             stopped="",
             reason=reason,
         )
-    names = sorted(runs["model"].unique())
-    new = {name: (families or {}).get(name, "") for name in names}
+    new = {str(name): (families or {}).get(str(name), "") for name in runs["model"].unique()}
     panel = known_panel(evidence, rows, new_models=new)
     vector = np.array([wanted.get(test, 0.0) for test in panel.benchmarks], dtype=np.float64)
-    models, places, why = _candidates(runs, panel, vector, names)
+    errors = score_errors(scores[scores["benchmark"].isin(list(wanted))])
+    models, places, why = _candidates(runs, panel, vector, errors)
     found = next_cells(models, budget_gpu_hours=budget_gpu_hours, seed=seed)
     chosen = runs.iloc[[places[step.model][step.run] for step in found.steps]]
     table = chosen[[*RUN, "epochs", "gpu_hours"]].assign(
@@ -153,7 +153,7 @@ def propose(
 
 
 def _candidates(
-    runs: pd.DataFrame, panel: Panel, weights: Floats, names: Sequence[str]
+    runs: pd.DataFrame, panel: Panel, weights: Floats, errors: pd.DataFrame
 ) -> tuple[list[Candidates], list[list[int]], pd.DataFrame]:
     """Form beliefs by model over what the study plans.
 
@@ -164,9 +164,9 @@ def _candidates(
     models: list[Candidates] = []
     places: list[list[int]] = []
     missing: list[dict[str, Any]] = []
-    for name in names:
+    for name in sorted(runs["model"].unique()):
         own = [place for place, record in enumerate(records) if record["model"] == name]
-        view = outlook(panel, panel.models.index(name))
+        view = outlook(panel, panel.models.index(name), errors=errors)
         possible = np.asarray(np.isfinite(panel.value[view.model]).any(axis=2))
         for place in own:
             for setting, dataset in choices[place]:

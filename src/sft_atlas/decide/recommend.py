@@ -9,27 +9,39 @@ change the answer. The one decision: only choices that at least two other models
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from sft_atlas.decide.beliefs import contrasts, standing
 from sft_atlas.decide.cost import DEVICE, training_price
 from sft_atlas.decide.next_cells import Candidates, NextCells, next_cells
-from sft_atlas.decide.prior import Beliefs, Outlook, beliefs, outlook, with_known_level
+from sft_atlas.decide.prior import (
+    Beliefs,
+    Outlook,
+    beliefs,
+    outlook,
+    score_errors,
+    with_known_level,
+)
+from sft_atlas.decide.ranking import (
+    by_benchmark,
+    by_factor,
+    calibrated,
+    choices_of,
+    num_others,
+    unsupported,
+)
 from sft_atlas.decide.sensitivity import flips
 from sft_atlas.decide.weights import resolve_weights
 from sft_atlas.errors import DataError
 from sft_atlas.forecast.known import known_outcomes, known_panel
-from sft_atlas.forecast.outcomes import CHOICE, SETTING
-from sft_atlas.forecast.panel import Panel
+from sft_atlas.forecast.outcomes import CHOICE
 from sft_atlas.forecast.support import MIN_OTHERS
-from sft_atlas.statistics.clusters import Floats, Ints
-from sft_atlas.statistics.conformal import calibrated_margin
+from sft_atlas.statistics.clusters import Floats
 from sft_atlas.store.tables import Tables
-from sft_atlas.strict_yaml import did_you_mean
 
 METHOD: Final = (
     "Expected scores: mean of the same dataset on other models (scores centred within model and "
@@ -42,6 +54,9 @@ CHOICES: Final = (
     *("rank", *CHOICE, "gain", "low", "high", "effect", "effect_low", "effect_high"),
     *("best_probability", "regret", "gpu_hours", "fits_budget", "is_observed", "num_models"),
 )
+
+NORMAL: Final = 1.6448536269514722
+"""Standard deviations of a Gaussian that hold 90 %."""
 
 NO_BASE: Final = "the base model has no usable score on some of these benchmarks"
 TOO_FEW: Final = "too few models can be left out to set the width of intervals"
@@ -131,7 +146,9 @@ def recommend(
         return _nothing(facts, notes, reason, is_new=name not in set(rows["model"]))
     panel = known_panel(tables, rows, new_models={name: family})
     vector = np.array([wanted.get(test, 0.0) for test in panel.benchmarks], dtype=np.float64)
-    view = outlook(panel, panel.models.index(name))
+    errors = score_errors(scores[scores["benchmark"].isin(list(wanted))])
+    view = outlook(panel, panel.models.index(name), errors=errors)
+    notes += _exact(errors, name, wanted, rows)
     found = beliefs(view, vector)
     if found.mean.size < 2:
         reason = "fewer than two choices were run by two other models on all of these benchmarks"
@@ -152,13 +169,13 @@ def _answer(
 ) -> Recommendation:
     panel, budget = view.panel, facts["budget_gpu_hours"]
     tests = [panel.benchmarks[place] for place in np.flatnonzero(vector)]
-    table = _choices_of(panel, found.setting, found.dataset)
+    table = choices_of(panel, found.setting, found.dataset)
     price = training_price(
         facts["model"], table.assign(method_kind=table["method"].map(kinds)), device=device
     )
     place = standing(found.mean, found.covariance, seed=seed)
     base = float(found.base @ vector[vector > 0])
-    gain_factor, effect_factor = _calibrated(panel, view.model, vector)
+    gain_factor, effect_factor = calibrated(panel, view.model, vector)
     spread = np.sqrt(np.clip(np.diag(found.covariance), 0, None))
     apart = np.sqrt(np.clip(np.diag(contrasts(found.covariance)), 0, None))
     gain = found.mean - base
@@ -192,8 +209,8 @@ def _answer(
         **facts,
         is_new_model=not bool(np.isfinite(panel.value[view.model]).any()),
         choices=table.loc[order, list(CHOICES)].reset_index(drop=True),
-        by_benchmark=_by_benchmark(found, tests, facts["weights"], rank),
-        by_factor=_by_factor(table),
+        by_benchmark=by_benchmark(found, tests, facts["weights"], rank),
+        by_factor=by_factor(table),
         flips=flips(
             found.by_benchmark,
             tests,
@@ -204,90 +221,21 @@ def _answer(
         ),
         next_runs=_next_frame(next_, found, table),
         next_stopped=next_.stopped,
-        unsupported=_unsupported(panel, view, found, vector),
+        unsupported=unsupported(panel, view, found, vector),
         why_no_gain="" if has_gain else NO_BASE,
         why_no_interval="" if np.isfinite(gain_factor if has_gain else effect_factor) else TOO_FEW,
         cost_basis=price.basis,
-        num_models=_num_others(panel, view.model, vector),
+        num_models=num_others(panel, view.model, vector),
         reason="",
         notes=tuple(notes),
     )
 
 
-def _calibrated(panel: Panel, model: int, weights: Floats) -> tuple[float, float]:
-    """How many standard deviations hold a share `LEVEL` of a left-out model's gains, and of its
-    effects; infinite where too few models can be left out.
-    """
-    errors: list[tuple[int, Floats, Floats]] = []
-    for other in range(len(panel.models)):
-        if other == model or not np.isfinite(panel.value[other]).any():
-            continue
-        view = outlook(panel, other)
-        before = beliefs(view, weights, use_own=False)
-        used = np.flatnonzero(weights)
-        truth = panel.value[other][before.setting, before.dataset][:, used]
-        truth = truth @ (weights[used] * panel.scale[used])
-        there = np.isfinite(truth)
-        if there.sum() < 2:
-            continue
-        missed = truth[there] - before.mean[there]
-        kept = before.covariance[np.ix_(there, there)]
-        level = np.sqrt(np.maximum(np.diag(kept), 1e-18))
-        apart = np.sqrt(np.maximum(np.diag(contrasts(kept)), 1e-18))
-        has_base = bool(np.isfinite(before.base).all())
-        whole = np.abs(missed) / level if has_base else np.full(missed.size, np.nan)
-        errors.append((other, whole, np.abs(missed - missed.mean()) / apart))
-    if not errors:
-        return np.inf, np.inf
-    groups = np.repeat([o for o, _, _ in errors], [e.size for _, e, _ in errors]).astype(np.int64)
-    whole = np.concatenate([e for _, e, _ in errors])
-    effect = np.concatenate([e for _, _, e in errors])
-    known = np.isfinite(whole)
-    return calibrated_margin(whole[known], groups[known]), calibrated_margin(effect, groups)
-
-
 def _margin(spread: Floats, factor: float, found: Beliefs) -> Floats:
-    """Half-widths; NaN for runs that are known, and where none can be set."""
-    if not np.isfinite(factor):
-        return np.full(spread.size, np.nan)
-    return np.where(found.is_observed, np.nan, spread * factor)
-
-
-def _choices_of(panel: Panel, setting: Ints, dataset: Ints) -> pd.DataFrame:
-    frame = pd.DataFrame([panel.settings[place] for place in setting], columns=list(SETTING))
-    frame.insert(0, "data", [panel.datasets[place] for place in dataset])
-    return frame
-
-
-def _by_benchmark(
-    found: Beliefs, tests: list[str], weights: Mapping[str, float], rank: Ints
-) -> pd.DataFrame:
-    effect = found.by_benchmark - found.by_benchmark.mean(axis=0)
-    rows = [
-        {
-            "rank": int(rank[choice]),
-            "benchmark": test,
-            "weight": weights[test],
-            "gain": found.by_benchmark[choice, number] - found.base[number],
-            "effect": effect[choice, number],
-        }
-        for choice in np.argsort(rank)
-        for number, test in enumerate(tests)
-    ]
-    return pd.DataFrame(rows)
-
-
-def _by_factor(table: pd.DataFrame) -> pd.DataFrame:
-    parts = []
-    for factor in ("data", "method", "samples", "epoch"):
-        share = table.groupby(factor, sort=False)["best_probability"].sum()
-        share = share.sort_values(ascending=False, kind="stable")
-        parts.append(
-            pd.DataFrame(
-                {"factor": factor, "value": share.index, "best_probability": share.to_numpy()}
-            ).astype({"value": object})
-        )
-    return pd.concat(parts, ignore_index=True)
+    """Half-widths; NaN where none can be set. Of runs that are known: their items' error alone."""
+    known = np.where(spread > 0, NORMAL * spread, np.nan)
+    other = spread * factor if np.isfinite(factor) else np.full(spread.size, np.nan)
+    return np.where(found.is_observed, known, other)
 
 
 def _next(
@@ -321,32 +269,6 @@ def _next_frame(found: NextCells, one: Beliefs, table: pd.DataFrame) -> pd.DataF
             | {"gain": step.gain, "gpu_hours": hours, "regret": step.regret}
         )
     return pd.DataFrame(rows, columns=[*CHOICE, "gain", "gpu_hours", "regret"])
-
-
-def _unsupported(panel: Panel, view: Outlook, found: Beliefs, weights: Floats) -> pd.DataFrame:
-    """What somebody ran and this answer does not rank."""
-    used = np.flatnonzero(weights)
-    ran: NDArray[np.bool_] = np.asarray(np.isfinite(panel.value).any(axis=(0, 3)))
-    ran[found.setting, found.dataset] = False
-    rows = []
-    scored = np.asarray(np.isfinite(panel.value[..., used]).all(axis=3))
-    scored[view.model] = False
-    for setting, dataset in np.argwhere(ran):
-        count = int(scored[:, setting].any(axis=1).sum())
-        with_data = int(scored[:, :, dataset].any(axis=1).sum())
-        if count < MIN_OTHERS:
-            why = f"{count} other model(s) ran this setting with scores on all of these benchmarks"
-        else:
-            why = f"{with_data} other model(s) ran this data with scores on all of these benchmarks"
-        choice = dict(zip(SETTING, panel.settings[setting], strict=True))
-        rows.append({"data": panel.datasets[dataset], **choice, "why_not": why})
-    return pd.DataFrame(rows, columns=[*CHOICE, "why_not"])
-
-
-def _num_others(panel: Panel, model: int, weights: Floats) -> int:
-    scored = np.isfinite(panel.value[..., np.flatnonzero(weights)])
-    there = [one.all(axis=2).any() for one in scored]
-    return sum(bool(has) for place, has in enumerate(there) if place != model)
 
 
 def _nothing(
@@ -383,8 +305,20 @@ def _same_name(model: str, known: Sequence[str]) -> str:
 
 
 def _new_note(model: str, known: Sequence[str]) -> str:
-    hint = f" ({did_you_mean(model, known)})" if known else ""
+    near = get_close_matches(model.lower(), [name.lower() for name in known], n=1)
+    hint = next((f" (did you mean {name}?)" for name in known if name.lower() in near), "")
     return f"{model} is not in the evidence and is taken for a new model{hint}"
+
+
+def _exact(
+    errors: pd.DataFrame, model: str, weights: Mapping[str, float], rows: pd.DataFrame
+) -> list[str]:
+    """Name the benchmarks on which this model's runs have scores without an error."""
+    scored = set(rows.loc[rows["model"] == model, "benchmark"]) & set(weights)
+    missing = sorted(scored - set(errors.loc[errors["model"] == model, "benchmark"]))
+    if not missing:
+        return []
+    return [f"the error of scores on {', '.join(missing)} is not known: they count as exact"]
 
 
 def _words(row: "pd.Series[Any]") -> str:
