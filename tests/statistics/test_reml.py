@@ -302,3 +302,9 @@ def test_more_levels_than_can_be_solved_are_refused() -> None:
     assert str(caught.value) == (
         f"{size:,} levels of crossed factors are too many to solve for; at most 6,000 are"
     )
+
+
+def test_rows_that_are_sums_of_effects_leave_no_noise_to_tell_of() -> None:
+    factors = {"data": np.array([0, 0, 1, 1]), "benchmark": np.array([0, 1, 0, 1])}
+    with pytest.raises(NotEstimableError, match="explain every row exactly"):
+        fit_reml(np.array([-1.0, 0.5, 1.0, 2.5]), factors)

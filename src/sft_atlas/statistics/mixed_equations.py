@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 from scipy import linalg, sparse
+from scipy.sparse import linalg as sparse_linalg
 
 from sft_atlas.statistics.clusters import Floats, Ints
 
@@ -292,6 +293,14 @@ def is_explained(design: Design, place: int) -> bool:
     sums = _sum_by(fixed, design.levels[place], design.sizes[place])
     explained = np.einsum("ij,ij->", sums, np.linalg.solve(fixed.T @ fixed, sums.T).T)
     return bool(design.num_rows - explained <= _ALIASED * design.num_rows)
+
+
+def leaves_nothing(design: Design, values: Floats, share: float) -> bool:
+    """Tell whether fixed and random effects together fit all but a share of the values' squares."""
+    parts = [_indicators(*pair) for pair in zip(design.levels, design.sizes, strict=True)]
+    columns = sparse.hstack([*parts, sparse.csr_array(design.fixed)], format="csr")
+    left = sparse_linalg.lsmr(columns, values, atol=1e-8, btol=1e-8, conlim=0, maxiter=500)[3]
+    return bool(left**2 < share * (values @ values))
 
 
 def _roots(design: Design, roots: Floats) -> Blocks:

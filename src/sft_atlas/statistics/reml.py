@@ -30,6 +30,7 @@ from sft_atlas.statistics.mixed_equations import (
     from_parts,
     invert,
     is_explained,
+    leaves_nothing,
     make_design,
     solve,
     unscale,
@@ -43,6 +44,8 @@ _FLOOR: Final = 1e-8
 """Ratio to the residual variance at which a variance counts as 0 while iterating."""
 _DECREMENT: Final = 1e-10
 _ALIASED: Final = 1e-8
+_EXACT: Final = 1e-9
+"""Share of the variance below which what the factors leave is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,8 @@ def fit_reml(
     with the same groups as an earlier one, or which X explains. `start` are variances from which to
     climb, by factor (and `RESIDUAL`); those not named start at an equal part of the whole.
 
-    Raises `NotEstimableError` without rows, with values that are not finite, without variation, or
-    where all factors were dropped.
+    Raises `NotEstimableError` without rows, with values that are not finite, without variation,
+    where all factors were dropped, or where the rest explain every row exactly.
     """
     if values.size == 0 or not np.isfinite(values).all():
         raise NotEstimableError("there are no scores" if values.size == 0 else "scores are missing")
@@ -113,6 +116,9 @@ def fit_reml(
             raise NotEstimableError(_all_dropped(dropped))
         design = make_design(kept, matrix)
     scaled = residual / scale
+    if leaves_nothing(design, scaled, _EXACT):
+        # The likelihood would grow without end as the residual variance falls.
+        raise NotEstimableError("the factors explain every row exactly: no noise is left")
     equal = scale**2 / (len(kept) + 1)
     first = np.array([(start or {}).get(name, equal) for name in (*kept, RESIDUAL)]) / scale**2
     state, is_converged, num_iterations = _maximise(
