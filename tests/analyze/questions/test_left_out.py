@@ -1,5 +1,7 @@
 """What a dataset gives to the mixture: planted gifts come out, and limits are said."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,3 +173,11 @@ def test_chance_alone_is_rarely_called_clear() -> None:
     least = table[table["benchmark"] == ""].groupby("setting")["p_adjusted"].min()
     assert len(least) == 20
     assert (least <= 0.05).sum() <= 4  # 20 x 0.05 and three binomial errors
+
+
+def test_base_models_alone_are_not_estimable() -> None:
+    tables = study()
+    (found,) = left_out(
+        dataclasses.replace(tables, scores=tables.scores[tables.scores["method"] == "base"])
+    ).findings
+    assert found.reason and found.estimate is None

@@ -99,8 +99,10 @@ def left_out_pairs(tables: "Tables") -> pd.DataFrame:
     without = scores[scores["data_kind"] == "leave-one-out"]
     names = _names(without["data"].unique(), set(whole["data"]))
     without = without[without["data"].isin(names)]
+    # Without any such run the names would be a column of numbers, which cannot be matched.
+    wholes = without["data"].map({name: found[0] for name, found in names.items()})
     without = without.assign(
-        whole=without["data"].map({name: found[0] for name, found in names.items()}),
+        whole=wholes.astype(scores["data"].dtype),
         dataset=without["data"].map({name: found[1] for name, found in names.items()}),
     )
     facts = ["skill", "metric", "in_mean", "range", "setting", "dataset"]
