@@ -14,6 +14,7 @@ from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.evidence.tidy import tidy_tables
 from sft_atlas.render import forms
 from sft_atlas.render.appendix import appendix
+from sft_atlas.render.effect_sections import likeness
 from sft_atlas.render.exhibit_payload import exhibit_payload, packed
 from sft_atlas.render.question_sections import all_findings, question_sections
 from sft_atlas.render.section_rows import estimates, table
@@ -104,6 +105,13 @@ def test_tables_of_other_columns_are_listed_or_left_out(answered: Analysis) -> N
     assert [(c.key, c.kind) for c in listed.columns] == [
         *(("anything", "number"), ("share_ahead", "percent"), ("is_it", "yes")),
     ]
+
+
+def test_no_chart_is_drawn_of_correlations_that_none_is_known_of() -> None:
+    names = list("abcd")
+    pairs = [(one, other) for one in names for other in names]
+    found = pd.DataFrame(pairs, columns=["first", "second"]).assign(correlation=np.nan)
+    assert list(likeness({"model_likeness": found})) == []
 
 
 def test_one_reason_for_all_rows_is_said_once() -> None:

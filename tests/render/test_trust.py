@@ -125,6 +125,8 @@ def test_ratings_keep_their_scale_and_unknown_errors_are_no_number(tables: Any) 
     (row,) = sharpness(scores)
     assert (row.num_items, row.score_error) == ("79 to 80", "0.26 of 10")
     assert (row.gain_error, row.noticed) == ("\N{EM DASH}", "\N{EM DASH}")
+    (row,) = sharpness(scores.assign(num_scored=pd.array([None] * len(scores), dtype="Int64")))
+    assert row.num_items == "\N{EM DASH}"
     assert sharpness(tables.scores.iloc[:0]) == []
 
 

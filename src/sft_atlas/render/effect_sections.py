@@ -29,6 +29,7 @@ MIN_MATRIX: Final = 3
 """Of fewer things a table of correlations shows nothing that the answer does not say."""
 
 _PLACE: Final = ("setting", "method")
+_MEANING: Final = (("meaning", "Meaning"),)
 _LIKENESS: Final = (
     ("model", "Models", "two models, over datasets and benchmarks"),
     ("data", "Datasets", "two datasets, over models and benchmarks"),
@@ -46,10 +47,8 @@ def synergies(frames: Frames) -> Iterator[Chart | Table]:
             name="variance-shares",
             title="Where the differences between scores come from",
             caption="Share of the variance by source, in percent, with 95 % intervals.",
-            form=forms.bars("Share of the variance, %"),
-            rows=ordered(
-                with_choices(rows.assign(label=drawn["source"].astype(str)), drawn, _PLACE)
-            ),
+            form=forms.bars("Share of the variance, %", tooltip=_MEANING),
+            rows=ordered(with_choices(rows.assign(**_sources(drawn)), drawn, _PLACE)),
             choices=choices(drawn, _PLACE),
         )
         yield table("variance-shares", "Shares of the variance", shares, is_open=False)
@@ -183,6 +182,11 @@ def noise(frames: Frames) -> Iterator[Chart | Table]:
                 "reason": ("Why not", "text", 0),
             },
         )
+
+
+def _sources(shares: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
+    label = shares["source"].astype(str).str.replace(":", " \N{MULTIPLICATION SIGN} ", regex=False)
+    return {"label": label, "meaning": shares["meaning"] if "meaning" in shares else label}
 
 
 def _groups(frame: pd.DataFrame) -> "pd.Series[Any]":
