@@ -81,15 +81,15 @@ def test_names_are_kept_as_they_are_written(tmp_path: Path) -> None:
         ),
         (
             ("m", "lima", "true", 0, 1000, "cosine", 1),
-            "'epoch' holds '0'; expected a whole number from 1.",
+            "'epoch' holds '0'; expected a whole number from 1 to 1,000,000,000,000.",
         ),
         (
             ("m", "lima", "true", 1.5, 1000, "cosine", 1),
-            "'epoch' holds '1.5'; expected a whole number from 1.",
+            "'epoch' holds '1.5'; expected a whole number from 1 to 1,000,000,000,000.",
         ),
         (
             ("m", "lima", "true", 1, "", "cosine", 1),
-            "'data_size' holds ''; expected a whole number from 1.",
+            "'data_size' holds ''; expected a whole number from 1 to 1,000,000,000,000.",
         ),
     ],
     ids=["no-model", "lora", "no-schedule", "epoch-zero", "half-epoch", "no-size"],

@@ -77,6 +77,7 @@ _FRACTIONS: Final = frozenset({"Truthful_QA-0shot"})
 _RATING: Final = "mtbench-total"
 _RATING_ITEMS: Final = 160
 _RATING_PARTS: Final = 8
+_MAX_COUNT: Final = 10**12
 _SHOTS = re.compile(r"[-_](\d+shot|total)$")
 
 
@@ -200,8 +201,8 @@ def _counts(table: TextTable, name: str, is_base: "pd.Series[bool]") -> "pd.Seri
     """Read whole numbers that may be written as 1000.0; null for base models."""
     _, numbers = read_numbers(table, [name])
     found = numbers[name]
-    is_wrong = ~is_base & (found.isna() | (found < 1) | (found % 1 != 0))
-    _refuse(table, is_wrong, name, "expected a whole number from 1")
+    is_wrong = ~is_base & (found.isna() | (found < 1) | (found % 1 != 0) | (found > _MAX_COUNT))
+    _refuse(table, is_wrong, name, f"expected a whole number from 1 to {_MAX_COUNT:,}")
     return found.mask(is_base).astype("Int64")
 
 
