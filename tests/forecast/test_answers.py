@@ -16,7 +16,9 @@ from sft_atlas.store.tables import Tables
 
 @pytest.fixture(scope="module")
 def answered() -> Answered:
-    return forecastability(world(Truth(has_groups=True, own=0.2, datasets=8, benchmarks=4)))
+    return forecastability(
+        world(Truth(has_groups=True, own=0.2, models=6, datasets=6, benchmarks=3))
+    )
 
 
 def test_every_scheme_has_its_findings(answered: Answered) -> None:
@@ -43,7 +45,7 @@ def test_findings_say_the_numbers_of_the_table(answered: Answered) -> None:
     assert interval.estimate == pytest.approx(chosen.loc["new model", "coverage"])
     assert str(chosen.loc["new model", "worst_group"]) in interval.statement
     assert order.n == chosen.loc["new model", "num_problems"]
-    assert len(order.rows) == 8 * 8
+    assert len(order.rows) == 6 * 6
 
 
 def test_the_sums_of_groups_are_those_of_the_table(answered: Answered) -> None:

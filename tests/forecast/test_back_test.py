@@ -28,7 +28,7 @@ def row(test: BackTest, scheme: str, candidate: str = CHOSEN) -> "pd.Series[floa
 @pytest.fixture(scope="module")
 def lasting() -> BackTest:
     """Effects that last over models and follow the skill that data was made for."""
-    return back_test(world(Truth(has_groups=True, own=0.2, datasets=10, benchmarks=5)))
+    return back_test(world(Truth(has_groups=True, own=0.2, datasets=8, benchmarks=4, models=6)))
 
 
 def test_effects_that_last_over_models_are_told(lasting: BackTest) -> None:
@@ -64,22 +64,22 @@ def test_the_choice_is_made_without_the_group_it_is_used_for(lasting: BackTest) 
 def test_nothing_is_told_where_models_share_nothing() -> None:
     accuracy = []
     for seed in range(3):
-        truth = Truth(data_benchmark=0.0, models=5, datasets=6, benchmarks=6, seed=seed)
+        truth = Truth(data_benchmark=0.0, models=4, datasets=6, benchmarks=8, seed=seed)
         accuracy.append(row(back_test(world(truth)), NEW_MODEL)["pairwise_accuracy"])
-    # 3 x 450 pairs, of which those of one model and benchmark go together.
+    # 3 x 480 pairs, of which those of one model and benchmark go together.
     assert np.mean(accuracy) == pytest.approx(0.5, abs=0.04)
 
 
 def test_intervals_hold_for_models_that_did_not_set_them() -> None:
     covered = []
-    for seed in range(3):
+    for seed in range(2):
         truth = Truth(models=8, datasets=4, benchmarks=3, model_data_benchmark=0.04, seed=seed)
         covered.append(row(back_test(world(truth)), NEW_MODEL)["coverage"])
     assert np.mean(covered) >= 0.88
 
 
 def test_the_back_test_ignores_the_order_of_rows_and_the_names_of_models() -> None:
-    truth = Truth(models=4, datasets=4, benchmarks=3)
+    truth = Truth(models=4, datasets=3, benchmarks=3)
     rows = grid_rows(*scores(truth))
     first = back_test(tidy_tables(rows), seed=3)
     shuffled = back_test(tidy_tables(rows.sample(frac=1, random_state=0)), seed=3)
@@ -92,7 +92,7 @@ def test_the_back_test_ignores_the_order_of_rows_and_the_names_of_models() -> No
 
 
 def test_units_of_a_benchmark_change_nothing_but_its_unit() -> None:
-    values, base = scores(Truth(models=4, datasets=4, benchmarks=3))
+    values, base = scores(Truth(models=4, datasets=3, benchmarks=3))
     first = back_test(tidy_tables(grid_rows(values, base)))
     factor = np.array([1.0, 0.5, 0.1])
     second = back_test(tidy_tables(grid_rows(values * factor, base * factor)))

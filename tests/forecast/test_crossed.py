@@ -60,9 +60,9 @@ def test_variances_of_simulated_effects_are_found() -> None:
 
 def test_effects_that_follow_the_base_score_are_foretold_better_than_by_the_mean() -> None:
     missed = {"crossed": 0.0, "mean": 0.0}
-    for seed in range(3):
+    for seed in range(2):
         panel = panel_of(Truth(models=10, along_base=1.0, model_data_benchmark=0.01, seed=seed))
-        for model in range(10):
+        for model in range(0, 10, 2):
             hidden = hide(panel, models=[model])
             effects = split(hidden)
             truth = split(panel).pooled[model]

@@ -68,18 +68,18 @@ def test_margins_follow_units_and_ignore_order_names_and_missing_errors() -> Non
         assert rule(np.append(errors, np.nan), np.append(groups, 99)) == margin
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("num_groups", [10, 20])
 def test_a_new_group_is_covered(num_groups: int, share: float) -> None:
     covered, guaranteed = [], []
-    for seed in range(200):
+    for seed in range(150):
         errors, groups = grouped(num_groups + 1, 25, share, seed=seed)
         is_new = groups == num_groups
         margin = calibrated_margin(errors[~is_new], groups[~is_new])
         covered.append(np.mean(errors[is_new] <= margin))
         margin = guaranteed_margin(errors[~is_new], groups[~is_new])
         guaranteed.append(np.mean(errors[is_new] <= margin))
-    # Two standard errors of 200 draws: 0.01 to 0.04, by how alike a group's errors are.
+    # Two standard errors of 150 draws: 0.01 to 0.04, by how alike a group's errors are.
     slack = 2 * np.std(covered) / math.sqrt(len(covered))
     assert np.mean(covered) >= 0.9 - slack
     assert np.mean(guaranteed) >= 0.9 - slack
