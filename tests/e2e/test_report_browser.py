@@ -251,8 +251,8 @@ def test_everything_has_a_name_for_who_cannot_see_it(tab: Tab) -> None:
     lost = tab.run("""(() => {
       const found = [];
       const named = (part) => (part.getAttribute("aria-label") ?? part.textContent).trim();
-      document.querySelectorAll("button:not([hidden]), a, summary, [role=menuitem]").forEach((part) => {
-        if (!named(part)) found.push(part.outerHTML.slice(0, 120)); });
+      const acted = document.querySelectorAll("button:not([hidden]), a, summary, [role=menuitem]");
+      acted.forEach((part) => { if (!named(part)) found.push(part.outerHTML.slice(0, 120)); });
       document.querySelectorAll("input, select").forEach((part) => {
         if (!part.labels.length && !part.getAttribute("aria-label")) found.push(part.outerHTML); });
       document.querySelectorAll(".chart svg").forEach((part) => {

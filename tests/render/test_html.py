@@ -75,7 +75,8 @@ def test_the_answers_can_be_read_without_scripts(page: Path) -> None:
 def test_the_same_study_gives_the_same_bytes(planted: SimpleNamespace) -> None:
     small = planted.World(num_models=2, num_datasets=2, num_benchmarks=2, epochs=(1,), num_layers=2)
     tables = planted.make_tables(small)
-    pages = {render_report(tables, META, analyze(tables, num_resamples=10)) for _ in range(2)}
+    asked = {"questions": ("likeness", "methods"), "num_resamples": 10}
+    pages = {render_report(tables, META, analyze(tables, **asked)) for _ in range(2)}
     assert len(pages) == 1
 
 
@@ -90,7 +91,9 @@ def test_a_thousand_cells_stay_below_four_megabytes(planted: SimpleNamespace) ->
     )
     tables = planted.make_tables(world)
     assert len(tables.cells) > 1000
-    text = render_report(tables, META, analyze(tables, num_resamples=30))
+    text = render_report(
+        tables, META, analyze(tables, questions=("methods", "doses"), num_resamples=30)
+    )
     assert len(text.encode()) < 4_000_000
 
 
@@ -209,7 +212,7 @@ def test_a_browser_shows_no_score_as_certain(
     scores.loc[is_full, ["metric", "score", "score_low", "score_high"]] = ["rating", 7.25, 6.5, 8]
     path = tmp_path / "certain.html"
     tables = type(tables)(**{**vars(tables), "scores": scores})
-    write_report(tables, META, path, analysis=analyze(tables, num_resamples=10))
+    write_report(tables, META, path, analysis=analyze(tables, questions=(), num_resamples=10))
     seen = visit(path)
     assert seen.console == []
     rows = re.findall(r"<tr>.*?</tr>", seen.dom[seen.dom.index('id="result-table"') :])

@@ -186,7 +186,7 @@ def noise(frames: Frames) -> Iterator[Chart | Table]:
 
 def _sources(shares: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
     label = shares["source"].astype(str).str.replace(":", " \N{MULTIPLICATION SIGN} ", regex=False)
-    return {"label": label, "meaning": shares["meaning"] if "meaning" in shares else label}
+    return {"label": label, "meaning": shares.get("meaning", label)}
 
 
 def _groups(frame: pd.DataFrame) -> "pd.Series[Any]":

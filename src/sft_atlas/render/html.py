@@ -115,6 +115,7 @@ def render_report(
         lines=opening(findings),
         questions=_questions(findings, sections),
         sections=sections,
+        absent=_absent(analysis, tables) if known.defects is not None else (),
         answers=_placed(findings, sections),
         max_shown=MAX_SHOWN,
         max_answers=MAX_ANSWERS,
@@ -256,6 +257,19 @@ def _script() -> str:
 def _csp_hash(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
+
+
+def _absent(analysis: Analysis, tables: "Tables") -> tuple[str, ...]:
+    """Name the sections of measures that imported results do not have; a study says why not."""
+    frames = {
+        "properties": analysis.points,
+        "layers": analysis.layers,
+        "dimension": analysis.dimensions,
+        "forgetting": analysis.forgetting,
+        "directions": analysis.spectra,
+        "losses": tables.curves,
+    }
+    return tuple(name for name, frame in frames.items() if frame.empty)
 
 
 def _questions(findings: Sequence[Finding], sections: Sequence[Section]) -> list[Question]:

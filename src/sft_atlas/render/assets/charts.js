@@ -61,7 +61,7 @@ function fitted(spec, rows, width) {
   if (size.step) spec.height = size.step * count(size.step_field);
   if (size.column_field) {
     const names = Math.min(180, 24 + 7 * Math.max(...rows.map((row) => String(row.y).length)));
-    const step = Math.floor((width - names) / count(size.column_field));
+    const step = Math.floor((width - names - 40) / count(size.column_field));
     spec.width = count(size.column_field) * Math.max(size.min_column, Math.min(size.max_column, step));
   }
 }

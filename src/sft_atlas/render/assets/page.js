@@ -257,17 +257,12 @@ addEventListener("afterprint", () => { if (themeBeforePrint === "dark" && themeN
 let lastWidth = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = innerWidth; clearTimeout(followScroll.timer); followScroll.timer = setTimeout(redrawAll, 150); } });
 
-resultSection();
-gainMapSection();
-exhibits();
-modelMapSection();
-propertySection();
-layerSection();
-dimensionSection();
-forgettingSection();
-directionSection();
-epochSection();
-lossSection();
+// Imported results have no sections for what only a study's own runs can have.
+const SECTIONS = {
+  results: resultSection, gains: gainMapSection, short: exhibits, map: modelMapSection, properties: propertySection, layers: layerSection,
+  dimension: dimensionSection, forgetting: forgettingSection, directions: directionSection, epochs: epochSection, losses: lossSection,
+};
+Object.entries(SECTIONS).forEach(([name, fill]) => { if (document.getElementById(name)) fill(); });
 saveMenus();
 followScroll();
 performance.mark("usable");
