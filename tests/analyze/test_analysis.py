@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from planted_grid import Labels, grid_tables
 from sft_atlas.analyze import findings as words
 from sft_atlas.analyze import relations
 from sft_atlas.analyze.analysis import QUESTIONS, Analysis, analyze
@@ -203,6 +204,14 @@ def test_a_study_without_scores_has_no_answers(planted: ModuleType) -> None:
         for finding in found.findings:
             assert finding.reason and finding.estimate is None and finding.interval is None
             assert "nan" not in finding.statement.lower().split()
+
+
+def test_scores_whose_errors_nobody_knows_are_compared() -> None:
+    labels = Labels(num_items=None)
+    scores = np.random.default_rng(0).uniform(0.4, 0.6, (3, 3, 2))
+    analysis = analyze(grid_tables(scores, np.full((3, 2), 0.4), labels), num_resamples=50)
+    (best,) = answers(analysis, words.BEST)
+    assert best.estimate is not None and "nan" not in best.statement
 
 
 def test_points_are_signed_with_a_true_minus() -> None:

@@ -203,9 +203,11 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
     for method, rows in _final_by_method(means):
         table = rows.pivot_table(index="model", columns="data", values="gain", sort=False)
         table = table.dropna(axis="columns")
-        errors = rows.pivot_table(index="model", columns="data", values="gain_se", sort=False)
         if table.shape[1] < 2:
             continue
+        # Where no error is known, the table of errors has no column of that name.
+        errors = rows.pivot_table(index="model", columns="data", values="gain_se", sort=False)
+        errors = errors.reindex(index=table.index, columns=table.columns)
         order = table.mean().sort_values(ascending=False)
         best, second = str(order.index[0]), str(order.index[1])
         lead = (table[best] - table[second]).to_numpy(dtype=float)

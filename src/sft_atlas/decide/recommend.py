@@ -57,6 +57,8 @@ CHOICES: Final = (
 
 NORMAL: Final = 1.6448536269514722
 """Standard deviations of a Gaussian that hold 90 %."""
+_ROUNDING: Final = 1e-5
+"""A smaller error of a score is that of the arithmetic: no number of items gives it."""
 
 NO_BASE: Final = "the base model has no usable score on some of these benchmarks"
 TOO_FEW: Final = "too few models can be left out to set the width of intervals"
@@ -233,7 +235,7 @@ def _answer(
 
 def _margin(spread: Floats, factor: float, found: Beliefs) -> Floats:
     """Half-widths; NaN where none can be set. Of runs that are known: their items' error alone."""
-    known = np.where(spread > 0, NORMAL * spread, np.nan)
+    known = np.where(spread > _ROUNDING, NORMAL * spread, np.nan)
     other = spread * factor if np.isfinite(factor) else np.full(spread.size, np.nan)
     return np.where(found.is_observed, known, other)
 
