@@ -55,7 +55,7 @@ def mixed_outcomes(outcomes: pd.DataFrame, weights: Mapping[str, float]) -> pd.D
 def expected_precision(
     evidence: pd.DataFrame, planned: pd.DataFrame, proposed: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return one row per question, columns `COLUMNS`; half-widths are fractions of 1.
+    """Return one row per question, columns `COLUMNS`; half-widths are fractions of 1, or NaN.
 
     `evidence` is from `mixed_outcomes`; `planned` and `proposed` have the columns `KEYS`. A
     half-width is Student's t on the smaller number of clusters (models, datasets) times the
@@ -84,9 +84,8 @@ def expected_precision(
                 "why": why,
             }
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(
-        {"half_width": object, "proposed_half_width": object}
-    )
+    numbers = {"half_width": float, "proposed_half_width": float}
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers)
 
 
 def pairs(runs: pd.DataFrame, question: str, *, with_values: bool = False) -> pd.DataFrame:

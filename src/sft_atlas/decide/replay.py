@@ -31,7 +31,7 @@ MIN_MODELS: Final = 4
 """The new model, and three whose results say what to expect and how far to trust it."""
 MIN_DATASETS: Final = TOP + 2
 NUM_MIXES: Final = 28
-NUM_ORDERS: Final = 20
+NUM_ORDERS: Final = 100
 NUM_DRAWS: Final = 400
 
 OURS: Final = "decision"
