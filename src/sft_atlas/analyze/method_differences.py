@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 from scipy.stats import wilcoxon
 
 from sft_atlas.analyze.cell_scores import cell_scores
@@ -203,14 +204,34 @@ def _naive(values: Floats) -> float | None:
 
 
 def _adjusted(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Adjust both tests over the rows of one family, and put their answers into a word.
+
+    A family of several takes the fewest degrees of freedom: it needs the far tail, which
+    Satterthwaite's approximation does not hold (`dose_curves.p_of`; 12 benchmarks, 3 models x 9
+    datasets: a false claim in 9 to 18 % of null studies with his degrees, in at most 1 % with
+    these).
+    """
     for name in ("p_value", "p_equivalence"):
-        known = [row.get(name) for row in rows]
+        known = [_far_p(row, name) if len(rows) > 1 else row.get(name) for row in rows]
         adjusted = holm(np.array([np.nan if p is None else p for p in known], dtype=np.float64))
         for row, p in zip(rows, adjusted, strict=True):
             row[name.replace("p_value", "p") + "_adjusted"] = None if np.isnan(p) else float(p)
     for row in rows:
         row["verdict"] = verdict(_p(row, "p_adjusted"), _p(row, "p_equivalence_adjusted"))
     return rows
+
+
+def _far_p(row: Mapping[str, Any], name: str) -> float | None:
+    """Return a p-value of `equivalence` with the smaller number of clusters less one degrees."""
+    p_value, error = _p(row, name), row.get("standard_error")
+    if p_value is None or error is None:
+        return p_value
+    counts = [int(row[count]) for count in ("num_models", "num_datasets")]
+    freedom = min(count for count in counts if count > 1) - 1
+    size = abs(float(row["difference"]))
+    if name == "p_value":
+        return float(2 * stdtr(freedom, -size / float(error)))
+    return float(stdtr(freedom, (size - float(row["margin"])) / float(error)))
 
 
 def _p(row: Mapping[str, object], name: str) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from analyze.planted import World, make_tables
 from planted_grid import Labels, grid_rows, grid_tables
@@ -13,6 +14,7 @@ from sft_atlas.analyze.method_differences import FINAL, KEPT
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.questions.methods import QUESTION, REVERSALS, methods_compared
 from sft_atlas.evidence.tidy import tidy_tables
+from sft_atlas.statistics.multiplicity import holm
 
 SKILLS = ("math", "math", "code", "knowledge")
 
@@ -222,3 +224,12 @@ def test_the_answer_is_the_same_twice() -> None:
     values = scores([0.02, 0.0, 0.0, 0.01])
     first, second = (methods_compared(tables(values)) for _ in range(2))
     assert first.findings == second.findings
+
+
+def test_adjusted_tests_over_benchmarks_take_the_fewest_degrees_of_freedom() -> None:
+    # Satterthwaite's are more here, and would claim too much in the far tail.
+    found = rows(methods_compared(tables(scores([0.02] * 4, num_models=3))), "benchmark")
+    assert (found["degrees_of_freedom"] > 2).any()
+    ratio = found["difference"].abs() / found["standard_error"]
+    expected = holm(2 * scipy.stats.t.sf(ratio, 2))
+    np.testing.assert_allclose(found["p_adjusted"], expected)

@@ -56,7 +56,8 @@ def methods_compared(
     and datasets (Cameron, Gelbach and Miller 2011) with Student's t and Satterthwaite's degrees of
     freedom. Two tests stand beside each other: that the difference is not 0, and that it is smaller
     than a margin of one point (two one-sided tests, Schuirmann 1987). The tests over benchmarks of
-    one comparison are one family, adjusted by Holm's method; so are those over skills. Epochs of a
+    one comparison are one family, adjusted by Holm's method; so are those over skills. Adjusted
+    p-values take the smaller number of models or datasets less one degrees of freedom. Epochs of a
     run are averaged before they are compared, because they are no independent runs. Divergence from
     the base model, weight change and cost are compared on the same pairs where they were measured.
 
