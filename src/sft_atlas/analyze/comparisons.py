@@ -90,10 +90,10 @@ def compare(place: Slice, kind: str, *, num_resamples: int, seed: int) -> Compar
     """Correlate all pairs of one kind and test its labels."""
     names, values, weights = _vectors(place.profiles, kind, num_resamples, seed)
     found = pair_correlations(values, weights, seed=seed)
-    labels = {
-        column: [_label_of(place.rows, kind, label)[name] for name in names]
-        for column, label in LABELS[kind].items()
-    }
+    labels = {}
+    for column, label in LABELS[kind].items():
+        known = _label_of(place.rows, kind, label)
+        labels[column] = [known[name] for name in names]
     tests = []
     for column, label in LABELS[kind].items():
         test = label_test(found.estimates, labels[column], num_resamples=num_resamples, seed=seed)

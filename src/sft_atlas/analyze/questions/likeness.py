@@ -23,7 +23,7 @@ from sft_atlas.analyze.comparisons import (
     adjust,
     compare,
 )
-from sft_atlas.analyze.findings import Finding, interval_text, minus, plural
+from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, minus, plural
 from sft_atlas.analyze.profiles import main_slices, mean_effects, profiles, single_runs
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.questions.components import NEEDED_SHARE, component_shares
@@ -43,6 +43,7 @@ _SCALED: Final = (
     "Final scores of runs on one dataset, less the model's mean over datasets, in standard "
     "deviations of the benchmark."
 )
+_PICKED: Final = "the most alike pair was picked by looking, so that its interval is not given."
 _NOUNS: Final = {MODEL: "model", DATA: "dataset", BENCHMARK: "benchmark"}
 _RESAMPLED: Final = {
     MODEL: "models and datasets",
@@ -145,13 +146,14 @@ def _pairs_finding(place: Slice, part: Comparison) -> Finding:
         question=LIKENESS,
         statement=f"{text}, of {plural(pairs.size, 'pair')}.",
         estimate=float(pairs[best]) if part.kind == DATA else found.mean,
-        interval=_bounds(part, first[best], second[best])
-        if part.kind == DATA
-        else found.mean_interval,
+        interval=None if part.kind == DATA else found.mean_interval,
         scale="correlation",
         n=int(np.isfinite(pairs).sum()),
         unit=f"pair of {noun}s (resampled: {_RESAMPLED[part.kind]})",
-        method=f"{_SCALED} Pearson correlation; percentile bootstrap.{place.left_out}",
+        method=(
+            f"{_SCALED} Pearson correlation; "
+            f"{_PICKED if part.kind == DATA else 'percentile bootstrap.'}{place.left_out}"
+        ),
         rows=place.cells,
         benchmarks=place.profiles.benchmarks,
     )
@@ -166,7 +168,8 @@ def _label_findings(place: Slice, tests: Sequence[Test]) -> list[Finding]:
     for test in tests:
         found, noun = test.found, _NOUNS[test.kind]
         difference = found.same - found.different
-        is_clear = test.p_adjusted <= 0.05
+        low, high = found.interval or (-np.inf, np.inf)
+        is_clear = test.p_adjusted <= MAX_P and not low <= 0 <= high
         verdict = (
             f"a shared {test.label} goes with {'more' if difference > 0 else 'less'} likeness"
             if is_clear
@@ -181,7 +184,7 @@ def _label_findings(place: Slice, tests: Sequence[Test]) -> list[Finding]:
                     f"{_number(found.different)} ({plural(found.num_different, 'pair')}); "
                     f"difference {_number(difference)} "
                     f"{interval_text(found.interval, 'correlation')}, adjusted p = "
-                    f"{test.p_adjusted:.2g}: {verdict}."
+                    f"{_p_text(test.p_adjusted)}: {verdict}."
                 ),
                 estimate=difference,
                 interval=found.interval,
@@ -291,9 +294,9 @@ def _nothing(question: str, place: str, reason: str) -> Finding:
     )
 
 
-def _bounds(part: Comparison, first: int, second: int) -> tuple[float, float] | None:
-    low, high = part.correlations.low[first, second], part.correlations.high[first, second]
-    return (float(low), float(high)) if np.isfinite(low) else None
+def _p_text(value: float) -> str:
+    """Write a p-value; one below 1 is not shown as 1."""
+    return f"{value:.2g}" if value < 0.1 else f"{min(value, 0.99 if value < 1 else 1.0):.2f}"
 
 
 def _number(value: float) -> str:
