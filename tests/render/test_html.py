@@ -140,7 +140,10 @@ def test_warnings_leaks_gaps_and_subjects_can_be_read_without_scripts(
     numbers = {"score": 0.5, "score_low": 0.25, "score_high": 0.75, "num_items": 9}
     groups = tables.cells[["cell", *LABELS]].assign(**subject, **numbers)
     page = render_report(
-        tables, META, analyze(tables, num_resamples=10), Evidence(groups=groups, overlaps=overlaps)
+        tables,
+        META,
+        analyze(tables, questions=(), num_resamples=10),
+        Evidence(groups=groups, overlaps=overlaps),
     )
     assert "<algebra>" not in page
     text = visible(page)
@@ -156,7 +159,7 @@ def test_a_search_that_found_nothing_is_one_line(planted: SimpleNamespace) -> No
     none = dict.fromkeys(["num_rows_overlapping", "num_items_exact", "num_items_near"], 0)
     row = none | {"num_rows": 200, "num_items": 50, "overlap_fraction": 0.0, "reason": None}
     overlaps = tables.cells[["cell"]].assign(benchmark="math-test", **row)
-    analysis = analyze(tables, num_resamples=10)
+    analysis = analyze(tables, questions=(), num_resamples=10)
     text = visible(render_report(tables, META, analysis, Evidence(overlaps=overlaps)))
     assert "2 pairs of training set and benchmark share no item." in text
     assert "Word for word" not in text

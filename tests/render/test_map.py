@@ -48,7 +48,7 @@ def world(planted: SimpleNamespace) -> tuple[Any, MapTables]:
 
 @pytest.fixture(scope="module")
 def analysis(world: tuple[Any, MapTables]) -> Analysis:
-    return analyze(world[0], num_resamples=10)
+    return analyze(world[0], questions=(), num_resamples=10)
 
 
 def index_of(cells: pd.DataFrame) -> dict[str, int]:

@@ -22,7 +22,7 @@ def tables(planted: SimpleNamespace) -> object:
 
 @pytest.fixture(scope="module")
 def analysis(tables: object) -> Analysis:
-    return analyze(tables, num_resamples=10)
+    return analyze(tables, questions=(), num_resamples=10)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_every_section_is_strict_json_when_nothing_was_measured(tables: object) 
     none |= {name: pd.DataFrame() for name in ("descriptions", "similarities", "updates")}
     none |= {name: pd.DataFrame() for name in ("forgetting", "representations")}
     bare = type(tables)(**{**vars(tables), **none})
-    analysis = analyze(bare, num_resamples=5)
+    analysis = analyze(bare, questions=(), num_resamples=5)
     payload = make_payload(bare, analysis)
     json.dumps(payload, allow_nan=False)
     assert measure_names(analysis)["predictors"] == ["log_kl"]

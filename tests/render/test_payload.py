@@ -17,7 +17,7 @@ def tables(planted: SimpleNamespace) -> object:
 
 @pytest.fixture(scope="module")
 def payload(tables: object) -> dict:
-    return make_payload(tables, analyze(tables, num_resamples=30))
+    return make_payload(tables, analyze(tables, questions=(), num_resamples=30))
 
 
 def test_scores_round_trip_through_names(tables: object, payload: dict) -> None:

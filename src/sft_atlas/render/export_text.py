@@ -44,13 +44,13 @@ def csv_text(rows: pd.DataFrame) -> str:
 def latex_text(table: Table) -> str:
     """Return the table for LaTeX with the package booktabs."""
     align = "".join("l" if column.kind in ("text", "yes") else "r" for column in table.columns)
-    head = " & ".join(_latex(column.title) for column in table.columns)
-    body = [" & ".join(_latex(text) for text in row) + r" \\" for row in _texts(table)]
+    head = " & ".join(latex_escaped(column.title) for column in table.columns)
+    body = [" & ".join(latex_escaped(text) for text in row) + r" \\" for row in _texts(table)]
     lines = [
         "% Needs \\usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(table.title)}}}",
+        rf"\caption{{{latex_escaped(table.title)}}}",
         rf"\label{{tab:{re.sub('[^a-z0-9-]', '-', table.name)}}}",
         rf"\begin{{tabular}}{{{align}}}",
         *(r"\toprule", rf"{head} \\", r"\midrule"),
@@ -64,7 +64,7 @@ def markdown_text(table: Table) -> str:
     """Return the table as GitHub's Markdown; numbers are aligned to the right."""
     marks = ["---" if column.kind in ("text", "yes") else "--:" for column in table.columns]
     rows = [[column.title for column in table.columns], *_texts(table)]
-    lines = [" | ".join(_markdown(text) for text in row) for row in rows]
+    lines = [" | ".join(markdown_escaped(text) for text in row) for row in rows]
     lines.insert(1, " | ".join(marks))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
@@ -82,12 +82,31 @@ def _csv_value(value: Any) -> Any:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    return inert(value)
+
+
+def inert(value: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
+
+    >>> inert("=1+1"), inert("lima"), inert(-0.5)
+    ("'=1+1", 'lima', -0.5)
+    """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
-def _latex(text: str) -> str:
+def latex_escaped(text: str) -> str:
+    r"""Keep a text from being read as LaTeX.
+
+    >>> print(latex_escaped("50 % of gsm8k_0"))
+    50 \% of gsm8k\_0
+    """
     return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
 
 
-def _markdown(text: str) -> str:
+def markdown_escaped(text: str) -> str:
+    r"""Keep a text from being read as Markdown or HTML.
+
+    >>> print(markdown_escaped("<b> | gsm8k_0"))
+    \<b\> \| gsm8k\_0
+    """
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

@@ -6,6 +6,7 @@ with more choices and marks; points of single cells and the map of models are sa
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -42,7 +43,23 @@ def study_charts(analysis: Analysis, tables: "Tables") -> Section:
         *_spectra(analysis.spectra),
         *_losses(tables),
     ]
-    return Section(name="study", title="Study", short="Study", lead="", charts=charts)
+    first = [_in_main_setting(chart, analysis.main_setting) for chart in charts]
+    return Section(name="study", title="Study", short="Study", lead="", charts=first)
+
+
+def _in_main_setting(chart: Chart, setting: str) -> Chart:
+    """Let a chart show first what the answers are about."""
+    if not any(choice.column == "setting" for choice in chart.choices):
+        return chart
+    if setting not in set(chart.rows["setting"]):
+        return chart
+    return replace(
+        chart,
+        choices=tuple(
+            replace(choice, first=setting) if choice.column == "setting" else choice
+            for choice in chart.choices
+        ),
+    )
 
 
 def _gain_map(found: pd.DataFrame) -> Iterator[Chart]:
