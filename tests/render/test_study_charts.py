@@ -25,7 +25,7 @@ def test_the_charts_of_a_study_are_drawn_from_the_same_tables(planted: SimpleNam
 
 
 def test_a_study_without_results_has_no_charts(planted: SimpleNamespace) -> None:
-    tables = planted.make_tables(planted.World(num_models=1, num_datasets=1, num_benchmarks=1))
+    tables = planted.make_tables(planted.World(num_models=2, num_datasets=2, num_benchmarks=2))
     none = type(tables)(
         **{name: frame.iloc[:0] for name, frame in vars(tables).items() if hasattr(frame, "iloc")}
     )
