@@ -134,3 +134,13 @@ def test_one_reason_is_said_once_however_many_cells_it_stopped() -> None:
     assert "cell 0, 111111111111 cell 1, 222222222222 cell 2, and 2 more: no-sandbox" in text
     assert "try again: sft-atlas run words.yaml --store s --only failed" in text
     assert "try again: sft-atlas run words.yaml --store s --only ffffffffffff" in text
+
+
+def test_names_in_a_table_are_text_for_spreadsheets_papers_and_pages() -> None:
+    frame = pd.DataFrame({"model": ["=1+1", "<b>|a_b & 5 %"], "gain": [-0.5, None]})
+    csv = table_bytes(frame, "csv").decode().splitlines()
+    assert csv == ["model,gain", "'=1+1,-0.5", "<b>|a_b & 5 %,"]
+    assert (
+        r"\textless{}b\textgreater{}\textbar{}a\_b \& 5 \%" in table_bytes(frame, "latex").decode()
+    )
+    assert r"| \<b\>\|a\_b & 5 % |  |" in table_bytes(frame, "markdown").decode()

@@ -267,9 +267,13 @@ def doctor_page(checks: Sequence["Check"]) -> RenderableType:
 
 def table_bytes(frame: "pd.DataFrame", kind: str) -> bytes:
     """Write a table as csv, parquet, json (records), markdown or latex (booktabs); nulls stay
-    empty.
+    empty, and names are text wherever they are read: no formula, no markup.
     """
     if kind == "csv":
+        from sft_atlas.render.export_text import inert
+
+        texts = frame.select_dtypes(exclude="number").columns
+        frame = frame.assign(**{name: frame[name].map(inert) for name in texts})
         return frame.to_csv(index=False).encode()
     if kind == "json":
         return frame.to_json(orient="records", force_ascii=False, indent=1).encode()
@@ -322,14 +326,18 @@ def _cell_text(value: Any) -> str:
 
 
 def _markdown(names: list[str], rows: list[list[str]]) -> str:
-    escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
-    lines = [names, ["---"] * len(names), *escaped]
+    from sft_atlas.render.export_text import markdown_escaped
+
+    escaped = [[markdown_escaped(text) for text in row] for row in [names, *rows]]
+    lines = [escaped[0], ["---"] * len(names), *escaped[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _latex(names: list[str], rows: list[list[str]]) -> str:
+    from sft_atlas.render.export_text import latex_escaped
+
     def line(cells: Iterable[str]) -> str:
-        return " & ".join(cell.replace("_", r"\_").replace("%", r"\%") for cell in cells) + r" \\"
+        return " & ".join(map(latex_escaped, cells)) + r" \\"
 
     left = sum(name not in _SHOWN_NUMBERS for name in names)
     layout = "l" * left + "r" * (len(names) - left)
