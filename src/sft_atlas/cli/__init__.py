@@ -4,19 +4,17 @@ Exit codes: 0 done, 1 some jobs failed or are left, 2 the user's input is wrong.
 what is learned: only the study file does.
 """
 
-import json
 import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
 
 from sft_atlas import api
 from sft_atlas.cli import (
-    answers_page,
     benchmarks_page,
     drift_page,
     import_page,
@@ -35,6 +33,8 @@ from sft_atlas.cli.options import (
     TableFormat,
     Wanted,
 )
+from sft_atlas.cli.output import json_text, write_file
+from sft_atlas.cli.output import print_content as _print
 from sft_atlas.cli.progress import run_view
 from sft_atlas.decide.weights import parse_budget, parse_weights
 from sft_atlas.errors import Error
@@ -243,7 +243,7 @@ def table(
     if output is None:
         sys.stdout.write(content.decode())
     else:
-        output.write_bytes(content)
+        write_file(output, content)
 
 
 @app.command()
@@ -255,19 +255,20 @@ def answers(
     as_json: AsJson = False,
 ) -> None:
     """Answer the questions of a study, or of imported results, in words with their certainty."""
+    kind = AnswerFormat.json if as_json else format
+    if output is not None and kind is AnswerFormat.text:
+        raise typer.BadParameter("text is for a terminal; use --format markdown or json.")
+    from sft_atlas.cli import answers_page
+
     found, imported = api.answered(study, store=store)
-    if as_json or format is AnswerFormat.json:
-        content: Any = answers_page.answers_json(found, imported)
-    elif format is AnswerFormat.markdown:
+    if kind is AnswerFormat.text:
+        _print(answers_page.answers_page(found, imported))
+        return
+    if kind is AnswerFormat.json:
+        content = json_text(answers_page.answers_json(found, imported))
+    else:
         content = answers_page.answers_markdown(found, imported, str(study))
-    else:
-        content = answers_page.answers_page(found, imported)
-    if output is None:
-        _print(content) if format is not AnswerFormat.markdown else typer.echo(content)
-    elif isinstance(content, str):
-        output.write_text(content, encoding="utf-8")
-    else:
-        raise typer.BadParameter("only markdown is written to a file; use --format markdown.")
+    typer.echo(content) if output is None else write_file(output, content.encode())
 
 
 @app.command()
@@ -335,7 +336,8 @@ def drift(
     spectra = api.spectra(base, tuned) if spectrum else []
     if output is not None:
         kind = "parquet" if output.suffix == ".parquet" else "csv"
-        output.write_bytes(pages.table_bytes(drift_page.drift_frame(found, spectra), kind))
+        rows = drift_page.drift_frame(found, spectra)
+        write_file(output, pages.table_bytes(rows, kind))
     if as_json:
         _print(drift_page.drift_json(found, spectra))
     else:
@@ -375,18 +377,6 @@ def miniature_build(
     """
     for path in api.build_miniature(out, only=only, report=lambda line: typer.echo(line, err=True)):
         typer.echo(path)
-
-
-def _print(content: Any) -> None:
-    if isinstance(content, str):
-        typer.echo(content)
-    elif isinstance(content, list) and all(isinstance(line, str) for line in content):
-        for line in content:
-            typer.echo(line)
-    elif isinstance(content, (dict, list)):
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=str))
-    else:
-        Console().print(content)
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from sft_atlas.render.export_text import markdown_escaped
+from sft_atlas.render.short import certainty
+
 if TYPE_CHECKING:
     from sft_atlas.analyze.analysis import Analysis
     from sft_atlas.analyze.findings import Finding
@@ -38,7 +41,7 @@ def answers_page(found: "Analysis", imported: "Imported | None") -> RenderableTy
             name = certainty(item)
             line = Text("  ")
             line.append(f"{name}: ", style=_STYLES[name])
-            line.append(item.statement)
+            line.append(_said(item))
             parts.append(line)
         parts.append(Text(""))
     if imported and imported.defects:
@@ -49,7 +52,7 @@ def answers_page(found: "Analysis", imported: "Imported | None") -> RenderableTy
 
 def answers_markdown(found: "Analysis", imported: "Imported | None", name: str) -> str:
     """Return a document: defects first, because they decide what the answers mean."""
-    lines = [f"# What {name} says", ""]
+    lines = [f"# What {markdown_escaped(name)} says", ""]
     if imported:
         lines += _source_lines(imported)
     lines += ["## Answers", ""]
@@ -60,21 +63,14 @@ def answers_markdown(found: "Analysis", imported: "Imported | None", name: str) 
         "",
     ]
     for question, items in _by_question(_all(found)):
-        lines += [f"### {question}", ""]
+        lines += [f"### {markdown_escaped(question)}", ""]
         for item in items:
-            lines.append(f"* **{certainty(item)}** {_escaped(item.statement)}")
-            lines.append(f"  *{_escaped(item.method)} n = {item.n:,}; a row is a {item.unit}.*")
+            lines.append(f"* **{certainty(item)}** {markdown_escaped(_said(item))}")
+            lines.append(
+                f"  *{markdown_escaped(item.method)} n = {item.n:,}; a row is a {item.unit}.*"
+            )
         lines.append("")
     return "\n".join(lines)
-
-
-def certainty(item: "Finding") -> str:
-    """Name how sure an answer is: clear, open, a note, or not estimable."""
-    if item.reason:
-        return "not estimable"
-    if item.scale not in ("points", "correlation", "difference"):
-        return "note"
-    return "clear" if item.is_clear else "open"
 
 
 def _all(found: "Analysis") -> list["Finding"]:
@@ -89,8 +85,9 @@ def _by_question(items: Sequence["Finding"]) -> Iterator[tuple[str, list["Findin
 
 def _source_lines(imported: "Imported") -> list[str]:
     counts = imported.counts()
+    file = imported.origin.rsplit("/", 1)[-1].replace("`", "'")
     lines = [
-        f"Source: `{imported.origin.rsplit('/', 1)[-1]}` (SHA-256 `{imported.sha256}`): {counts['num_models']} models, "
+        f"Source: `{file}` (SHA-256 `{imported.sha256}`): {counts['num_models']} models, "
         f"{counts['num_cells']:,} fine-tuned cells, {counts['num_benchmarks']} score columns, "
         f"{counts['num_scores']:,} scores.",
         "",
@@ -99,17 +96,17 @@ def _source_lines(imported: "Imported") -> list[str]:
     ]
     for i, defect in enumerate(imported.defects, 1):
         lines += [
-            f"{i}. **{defect.kind}** {_escaped(defect.where)}",
-            f"   * Evidence: {_escaped(defect.evidence)}",
-            f"   * Effect: {_escaped(defect.effect)}",
-            f"   * What is done: {_escaped(defect.what_is_done)}",
+            f"{i}. **{defect.kind}** {markdown_escaped(defect.where)}",
+            f"   * Evidence: {markdown_escaped(defect.evidence)}",
+            f"   * Effect: {markdown_escaped(defect.effect)}",
+            f"   * What is done: {markdown_escaped(defect.what_is_done)}",
         ]
+    if not imported.defects:
+        lines.append("Nothing was found.")
     lines += ["", "Checked and found right:", ""]
-    return [*lines, *(f"* {_escaped(check)}" for check in imported.checks), ""]
+    return [*lines, *(f"* {markdown_escaped(check)}" for check in imported.checks), ""]
 
 
-def _escaped(text: str) -> str:
-    """Keep a name from being read as markup."""
-    for character in "\\`*_<>|[]":
-        text = text.replace(character, f"\\{character}")
-    return text
+def _said(item: "Finding") -> str:
+    """The statement, without words that its certainty has said already."""
+    return item.statement.removeprefix("Not estimable: ")

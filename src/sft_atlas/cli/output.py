@@ -11,7 +11,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from sft_atlas.cli.pages import json_text
 from sft_atlas.errors import StudyError
 
 
