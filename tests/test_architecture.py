@@ -151,7 +151,9 @@ def test_only_the_worker_catches_everything() -> None:
         "sft_atlas.study.plan",
         "sft_atlas.store.tables",
         "sft_atlas.analyze.findings",
-        "sft_atlas.evidence.tidy",
+        "sft_atlas.evidence.stored",
+        "sft_atlas.results",
+        "sft_atlas.reporting",
         "sft_atlas.forecast.forecast",
         "sft_atlas.decide.recommend",
         "sft_atlas.render.html",
@@ -171,6 +173,11 @@ def test_import_needs_neither_torch_nor_transformers(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_and_names_wait_for_no_pandas() -> None:
+    code = "import sft_atlas.cli, sys; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_no_submodule_hides_a_verb() -> None:

@@ -8,12 +8,13 @@ counts in means (`gsm8k` for `gsm8k-0shot`); where several could be meant nothin
 import math
 import re
 from collections.abc import Mapping
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from sft_atlas.errors import DataError
 from sft_atlas.strict_yaml import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ODD: Final = re.compile(r"[^a-z0-9]+")
 
@@ -57,7 +58,7 @@ def parse_budget(text: str) -> float:
     return value
 
 
-def resolve_weights(weights: Mapping[str, float], benchmarks: pd.DataFrame) -> dict[str, float]:
+def resolve_weights(weights: Mapping[str, float], benchmarks: "pd.DataFrame") -> dict[str, float]:
     """Name benchmarks in full, with weights that add to 1.
 
     `benchmarks` has `benchmark` and `in_mean`. Raises `DataError` for names that match none or
