@@ -148,6 +148,15 @@ def test_one_dataset_gives_a_reason() -> None:
     assert found.reason.startswith("fewer than two choices")
 
 
+def test_a_benchmark_without_scores_gives_a_reason() -> None:
+    scores = np.random.default_rng(0).uniform(0.2, 0.8, (6, 5, 2))
+    scores[:, :, 1] = np.nan
+    tables = grid_tables(scores, np.full((6, 2), 0.3))
+    found = recommend(tables, model="m0", weights={"b0": 1, "b1": 1})
+    assert found.choices.empty
+    assert found.reason == "no run on one dataset has a score on b1"
+
+
 def test_constant_scores_make_all_choices_alike() -> None:
     tables = grid_tables(np.full((6, 4, 2), 0.5), np.full((6, 2), 0.3))
     found = recommend(tables, model="new", weights={"b0": 1})

@@ -113,6 +113,8 @@ def propose(
         reason = "no run on one dataset is missing"
     elif num_models < MIN_OTHERS:
         reason = f"the evidence has runs of {num_models} model(s); it takes at least {MIN_OTHERS}"
+    elif unscored := sorted(set(wanted) - set(rows["benchmark"])):
+        reason = f"no run on one dataset has a score on {', '.join(unscored)}"
     if reason:
         return Proposal(
             **facts,

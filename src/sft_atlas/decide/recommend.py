@@ -146,6 +146,10 @@ def recommend(
             f"it takes at least {MIN_OTHERS}"
         )
         return _nothing(facts, notes, reason, is_new=name not in set(rows["model"]))
+    unscored = sorted(set(wanted) - set(rows["benchmark"]))
+    if unscored:
+        reason = f"no run on one dataset has a score on {', '.join(unscored)}"
+        return _nothing(facts, notes, reason, is_new=name not in set(rows["model"]))
     panel = known_panel(tables, rows, new_models={name: family})
     vector = np.array([wanted.get(test, 0.0) for test in panel.benchmarks], dtype=np.float64)
     errors = score_errors(scores[scores["benchmark"].isin(list(wanted))])
