@@ -165,10 +165,10 @@ def test_a_search_that_found_nothing_is_one_line(planted: SimpleNamespace) -> No
     assert "Word for word" not in text
 
 
-NUM_CHARTS = 18
+NUM_CHARTS = 17
 """Charts of a study that has every measure but a map, beside those of the questions: three about
-data and gains, three about layers, six about dimension, two each about forgetting, directions and
-training."""
+data and gains, three about layers, six about dimension, two each about forgetting and directions,
+one about training."""
 
 
 def num_charts(page: Path, more: int = NUM_CHARTS) -> int:

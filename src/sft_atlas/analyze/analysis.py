@@ -15,7 +15,6 @@ from sft_atlas.analyze import relations, traces
 from sft_atlas.analyze.associations import associations, property_points
 from sft_atlas.analyze.data_properties import Predictor, data_properties
 from sft_atlas.analyze.dimension_profile import dimension_profile, scan_profile
-from sft_atlas.analyze.epochs import epoch_curves
 from sft_atlas.analyze.findings import Finding
 from sft_atlas.analyze.forgetting import forgetting_associations, forgetting_points
 from sft_atlas.analyze.gains import cell_gains, common_benchmarks, gain_map, mean_gains
@@ -87,8 +86,6 @@ class Analysis:
     """`spectra.update_pairs`"""
     update_groups: pd.DataFrame
     """`spectra.update_groups`"""
-    epochs: pd.DataFrame
-    """`epochs.epoch_curves`"""
     main_setting: str
     """The setting that single answers are about; empty without any gain."""
     common_benchmarks: tuple[str, ...]
@@ -151,7 +148,6 @@ def analyze(
         spectra=spectrum_profile(tables),
         update_pairs=pairs,
         update_groups=update_groups(pairs, tables),
-        epochs=epoch_curves(gains, means),
         main_setting=words.main_setting(gains) if not gains.empty else "",
         common_benchmarks=tuple(common_benchmarks(gains)),
         num_left_out=int(gains["cell"].nunique() - len(means)),

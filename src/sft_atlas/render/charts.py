@@ -12,7 +12,7 @@ from altair.utils.schemapi import debug_mode
 
 from sft_atlas.render import depth_charts as depths
 from sft_atlas.render import property_charts as properties
-from sft_atlas.render.chart_parts import series_color, zero_rule
+from sft_atlas.render.chart_parts import series_color
 from sft_atlas.render.map_chart import model_map
 
 ROW_PIXELS: Final = 30
@@ -42,7 +42,6 @@ def _charts() -> dict[str, Any]:
         "updates": depths.update_cosines(),
         "forgetting": depths.forgetting_points(),
         "kept-tokens": depths.kept_tokens(),
-        "epochs": epoch_curves(),
         "losses": loss_curves(),
         "model-map": model_map(),
     }
@@ -107,44 +106,6 @@ def gain_map() -> alt.LayerChart:
         )
         .resolve_scale(color="independent")
         .properties(width=alt.Step(58), height=alt.Step(ROW_PIXELS))
-    )
-
-
-def epoch_curves() -> alt.LayerChart:
-    """Mean gain per epoch by data; the mean over all data is thick and has a band."""
-    x = alt.X(
-        "epoch:Q",
-        title="Epoch",
-        axis=alt.Axis(format="d", tickMinStep=1),
-        scale=alt.Scale(zero=False),
-    )
-    color = series_color()
-    title = "Mean gain, points"
-    band = (
-        alt.Chart()
-        .transform_filter("datum.is_average")
-        .mark_area(opacity=0.16)
-        .encode(x=x, y=alt.Y("low:Q", title=title), y2="high:Q", color=color)
-    )
-    lines = (
-        alt.Chart()
-        .mark_line(point=alt.OverlayMarkDef(size=36))
-        .encode(
-            x=x,
-            y=alt.Y("gain:Q", title=title),
-            color=color,
-            strokeWidth=alt.condition("datum.is_average", alt.value(3), alt.value(1.5)),
-            tooltip=[
-                alt.Tooltip("series:N", title="Data"),
-                alt.Tooltip("epoch:Q", title="Epoch"),
-                alt.Tooltip("gain:Q", title="Gain, points", format="+.1f"),
-                alt.Tooltip("interval_text:N", title="95 % interval"),
-                alt.Tooltip("n_text:N", title="Rests on"),
-            ],
-        )
-    )
-    return alt.layer(zero_rule(), band, lines).properties(
-        width="container", height=320, data=alt.NamedData("rows")
     )
 
 

@@ -100,4 +100,4 @@ def paper(frames: Frames) -> Iterator[Chart | Table]:
     """List what a paper found, and whether the table bears it out."""
     found = frames.get("paper_findings")
     if has(found) and found is not None:
-        yield table("paper-findings", "The paper's findings against its table", found)
+        yield table("paper-findings", "The paper's claims and what becomes of them", found)

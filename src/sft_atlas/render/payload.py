@@ -48,7 +48,6 @@ def make_payload(
         "scores": _scores(tables.scores, index, names),
         "map": coded(analysis.gain_map, _MAP, names),
         "model_map": map_payload(drawn_map, cells, index),
-        "epochs": coded(analysis.epochs, _EPOCHS, names),
         "curves": _curves(tables.curves, cells, names),
         **measure_payload(analysis, index, names),
         "findings": [[index[cell] for cell in item.rows if cell in index] for item in findings],
@@ -79,10 +78,6 @@ _MAP: Final = (
     *_KEYS,
     *("epoch", "gain", "low", "high", "unit", "num_models", "num_trajectories"),
     *("is_own", "is_partial"),
-)
-_EPOCHS: Final = (
-    *("setting", "method", "data", "benchmark", "epoch", "gain", "low", "high"),
-    *("num_trajectories", "num_models", "num_datasets"),
 )
 
 

@@ -33,9 +33,9 @@ class _Place:
 
 _PLACES: Final = {
     "paper": _Place(
-        title="What the paper found, and what its table says",
+        title="What of the paper holds here",
         short="Paper's findings",
-        lead="Each published finding, computed again from the released table.",
+        lead="Each claim of Harada et al. (2025), judged by the estimates of this report.",
         draw=outlook.paper,
     ),
     "synergies": _Place(

@@ -36,7 +36,6 @@ def study_charts(analysis: Analysis, tables: "Tables") -> Section:
     """Return the charts that have rows."""
     charts = [
         *_gain_map(analysis.gain_map),
-        *_epochs(analysis.epochs),
         *_predictors(analysis),
         *_layers(analysis.layers),
         *_dimensions(analysis.dimensions),
@@ -78,28 +77,6 @@ def _gain_map(found: pd.DataFrame) -> Iterator[Chart]:
         form=forms.heat_map("Gain, points", saturation(rows["value"])),
         rows=with_choices(rows, drawn, names),
         choices=(*choices(drawn, names), Choice(column="model", label="Model", first=_MODELS)),
-    )
-
-
-def _epochs(found: pd.DataFrame) -> Iterator[Chart]:
-    if found.empty:
-        return
-    rows = estimates(found, "gain").assign(
-        x=found["epoch"].astype(float),
-        series=named(found["data"], "mean over data"),
-        benchmark=named(found["benchmark"]),
-    )
-    names = ("setting", "method")
-    yield Chart(
-        name="epochs",
-        title="Gain by epoch",
-        caption="Mean gain in points.",
-        form=forms.bands("Epoch", "Mean gain, points"),
-        rows=with_choices(rows, found, names),
-        choices=(
-            *choices(found, names),
-            Choice(column="benchmark", label="Benchmark", first="mean over benchmarks"),
-        ),
     )
 
 

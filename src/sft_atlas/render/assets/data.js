@@ -40,7 +40,6 @@ const layerCurves = curvesOf(payload.layers, "position");
 const dimensionCurves = curvesOf(payload.dimensions, "position");
 const scanCurves = curvesOf(payload.scans, "n1");
 const spectrumCurves = curvesOf(payload.spectra, "position");
-const epochRows = tableRows(payload.epochs);
 const curveRows = tableRows(payload.curves);
 const cellRows = tableRows(payload.cells);
 const forgettingRows = tableRows(payload.forgetting).map((row) => ({ ...cellRows[row.cell], ...row }));

@@ -146,45 +146,6 @@ function gainTable(rows) {
   table.replaceChildren(thead, tbody);
 }
 
-function epochSection() {
-  if (!epochRows.length) {
-    explain("epochs", "No training run has scores at more than one kept epoch.");
-    return;
-  }
-  const setting = selector("epochs", "Setting", choicesOf(epochRows, "setting"), settingOf(epochRows), refill);
-  const method = selector("epochs", "Method", choicesOf(epochRows, "method"), distinct(epochRows, "method")[0], show);
-  const benchmarks = choicesOf(epochRows, "benchmark", "mean over benchmarks");
-  const benchmark = selector("epochs", "Benchmark", benchmarks, first(benchmarks, AVERAGE), show);
-
-  function refill() {
-    const rows = epochRows.filter((row) => row.setting === setting());
-    method.fill(choicesOf(rows, "method"), rows[0].method);
-    show();
-  }
-
-  function show() {
-    const rows = epochRows.filter((row) => row.setting === setting() && row.method === method() && row.benchmark === benchmark());
-    if (!rows.length) {
-      explain("epochs", "No training run of this choice has scores at more than one kept epoch.");
-      return;
-    }
-    const lines = [...rows].sort((a, b) => a.data - b.data || a.epoch - b.epoch).map((row) => ({
-      series: row.data === AVERAGE ? "mean over data" : nameOf("data", row.data),
-      is_average: row.data === AVERAGE, epoch: row.epoch, gain: 100 * row.gain,
-      low: 100 * (row.low ?? row.gain), high: 100 * (row.high ?? row.gain),
-      interval_text: pointsInterval(row.low, row.high), n_text: restsOn(row),
-    }));
-    draw("epochs", "epochs", lines, (spec, theme) => {
-      const epochs = distinct(rows, "epoch");
-      inkFirst(spec, theme, lines);
-      spec.layer.slice(1).forEach((layer) => { layer.encoding.x.axis.values = epochs.length <= 12 ? epochs : undefined; });
-    });
-    const mean = rows.find((row) => row.data === AVERAGE);
-    caption("epochs", `${restsOn(mean)}, the same at every epoch. Band: 95\u00a0% interval of the mean over models and datasets. ${names.settings[setting()]}.`);
-  }
-  refill();
-}
-
 function lossSection() {
   if (!curveRows.length) {
     explain("losses", "No training run has published its loss yet.");
@@ -260,7 +221,7 @@ addEventListener("resize", () => { if (innerWidth !== lastWidth) { lastWidth = i
 // Imported results have no sections for what only a study's own runs can have.
 const SECTIONS = {
   results: resultSection, gains: gainMapSection, short: exhibits, map: modelMapSection, properties: propertySection, layers: layerSection,
-  dimension: dimensionSection, forgetting: forgettingSection, directions: directionSection, epochs: epochSection, losses: lossSection,
+  dimension: dimensionSection, forgetting: forgettingSection, directions: directionSection, losses: lossSection,
 };
 Object.entries(SECTIONS).forEach(([name, fill]) => { if (document.getElementById(name)) fill(); });
 saveMenus();
