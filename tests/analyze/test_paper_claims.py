@@ -65,6 +65,23 @@ def test_an_advantage_of_more_samples_speaks_against_the_paper(rise: float, word
     assert found[0] == word and "20,000 instead of 1,000 samples" in found[1]
 
 
+def test_open_ended_skills_of_a_single_run_are_not_testable() -> None:
+    labels = Labels(methods=("full", "lora"), skills=("open-ended", "math"))
+    tables = grid_tables(np.full((1, 1, 2, 2), 0.5), np.full((1, 2), 0.4), labels)
+    claim = "Full fine-tuning is ahead on knowledge or maths, LoRA on open-ended answers."
+    word, because = verdicts(tables, "methods")[claim]
+    assert word == "not testable" and because.endswith("Nothing could be resampled.")
+
+
+def test_few_models_cannot_exclude_that_their_language_matters() -> None:
+    rng = np.random.default_rng(8)
+    languages = ("en", "en", "ja", "ja", "zh")
+    labels = Labels(languages=languages, families=("f",) * 5)
+    tables = grid_tables(0.5 + 0.05 * rng.normal(size=(5, 4, 3)), np.full((5, 3), 0.4), labels)
+    claim = "The pre-training language does not noticeably affect how alike models behave."
+    assert verdicts(tables, "likeness")[claim][0] in ("partly reproduced", "not testable")
+
+
 def test_a_bare_table_says_of_each_claim_what_is_missing() -> None:
     base = np.full((1, 1), 0.4)
     found = verdicts(grid_tables(np.full((1, 1, 1), 0.5), base), "likeness", "doses", "methods")

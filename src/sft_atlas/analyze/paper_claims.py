@@ -36,8 +36,10 @@ def paper_claims(analysis: Analysis) -> Answered:
 
     Claims are those of Harada et al. (2025) about interactions, data, layers and training factors,
     as far as their public text states them. "Reproduced" needs an interval that leaves out the
-    opposite, and where several comparisons were made the adjusted p-value; "not reproduced" means
-    that the interval does not show it, which is no proof of the opposite.
+    opposite, and where several comparisons were made the adjusted p-value; that something makes no
+    difference needs an interval without noticeable ones. Counts and orders have no interval and are
+    judged by the estimate, as the reason then says. "Not reproduced" means that the interval does
+    not show it, which is no proof of the opposite.
 
     Tables: `paper_findings`: part (research question), claim, verdict (`reproduced`, `partly
     reproduced`, `not reproduced`, `not testable`), because.

@@ -16,6 +16,9 @@ from sft_atlas.analyze.findings import Finding, interval_text, minus, points
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.statistics.clusters import codes, two_way_mean
 
+NOTICEABLE: Final = 0.2
+"""Difference of two mean correlations that is noticed: what is not found must be smaller."""
+
 Word = Literal["reproduced", "partly reproduced", "not reproduced", "not testable"]
 
 
@@ -44,23 +47,28 @@ def synergies(analysis: Analysis) -> Verdict:
 
 
 def family(analysis: Analysis) -> Verdict:
-    """Models of a family are more alike than others, by the adjusted p-value."""
+    """Models of a family are more alike than others, by interval and adjusted p-value."""
     row = _label_row(analysis, "family")
     if row is None:
         return Verdict("not testable", "there are no two models of one family.")
-    clear = row["difference"] > 0 and row["p_adjusted"] <= 0.05
+    clear = row["low"] > 0 and row["p_adjusted"] <= 0.05
     return Verdict("reproduced" if clear else "not reproduced", _label_text(row))
 
 
 def language(analysis: Analysis) -> Verdict:
-    """Models of a language are not more alike than others; says what is excluded."""
+    """Models of a language are not more alike than others, and the interval leaves out differences
+    beyond `NOTICEABLE`.
+    """
     row = _label_row(analysis, "language")
     if row is None:
         return Verdict("not testable", "there are no two models of one pre-training language.")
-    is_seen = row["p_adjusted"] <= 0.05
     bound = max(abs(row["low"]), abs(row["high"]))
+    if np.isnan(bound):
+        return Verdict("not testable", f"{_label_text(row)} Too few models for an interval.")
     text = f"{_label_text(row)} Differences beyond {bound:.2f} are excluded."
-    return Verdict("not reproduced" if is_seen else "reproduced", text)
+    if row["p_adjusted"] <= 0.05:
+        return Verdict("not reproduced", text)
+    return Verdict("reproduced" if bound <= NOTICEABLE else "partly reproduced", text)
 
 
 def components(analysis: Analysis) -> Verdict:
@@ -97,7 +105,10 @@ def code_is_wide(analysis: Analysis) -> Verdict:
     maths = {name: int(helped[name]) for name in helped.index if groups.get(str(name)) == "math"}
     total = effects["benchmark"].nunique()
     listed = ", ".join(f"{name} {count}" for name, count in (code | maths).items())
-    text = f"benchmarks of {total} on which a dataset is above the mean dataset: {listed}."
+    text = (
+        f"benchmarks of {total} on which a dataset is above the mean dataset (counts, without an "
+        f"interval): {listed}."
+    )
     if max(code.values()) > max(maths.values()):
         return Verdict("reproduced", text)
     tied = max(code.values()) == max(maths.values())
@@ -115,7 +126,13 @@ def code_helps_maths(analysis: Analysis) -> Verdict:
     texts, risen = [], 0
     for data, part in rows.groupby("data", sort=False):
         models = codes(part["model"])
-        mean = two_way_mean(part["gain"].to_numpy(np.float64), models=models, datasets=0 * models)
+        mean = two_way_mean(
+            part["gain"].to_numpy(np.float64),
+            models=models,
+            datasets=0 * models,
+            item_errors=part["gain_se"].to_numpy(np.float64),
+            limit=1.0,
+        )
         risen += int(mean.interval is not None and mean.interval[0] > 0)
         texts.append(f"{data} {points(mean.estimate)} {interval_text(mean.interval)}")
     text = f"points against the base model, over models: {'; '.join(texts)}."
@@ -174,10 +191,14 @@ def change_grows(analysis: Analysis) -> Verdict:
         return Verdict("not testable", _NO_WEIGHTS)
     texts, rising = [], 0
     for method, part in rows.groupby("method", sort=False):
+        if part["change"].nunique() < 2 or part["position"].nunique() < 2:
+            continue
         rank = part["position"].corr(part["change"], method="spearman")
         rising += int(rank > 0.5)
         texts.append(f"{method} {minus(f'{rank:.2f}')}")
-    text = f"rank correlation of relative change with depth: {', '.join(texts)}."
+    if not texts:
+        return Verdict("not testable", "the change of weights does not vary with depth.")
+    text = f"rank correlation of relative change with depth, no interval: {', '.join(texts)}."
     if rising == len(texts):
         return Verdict("reproduced", text)
     return Verdict("partly reproduced" if rising else "not reproduced", text)
@@ -203,7 +224,9 @@ def on_the_map(analysis: Analysis) -> Verdict:
 
 
 def sizes(analysis: Analysis) -> Verdict:
-    """The larger size is not ahead on the mean and on most benchmarks with a clear difference."""
+    """The larger size is neither clearly ahead, on the mean and on most benchmarks with a clear
+    difference, nor ahead at all on two thirds of the benchmarks.
+    """
     table = _table(analysis, "doses", "size_differences")
     rows = table[table["benchmark"] != AVERAGE] if not table.empty else table
     rows = rows[rows["in_mean"].astype(bool)] if not rows.empty else rows
@@ -219,8 +242,12 @@ def sizes(analysis: Analysis) -> Verdict:
         f"clearly rise and {len(clear) - up} clearly fall; "
         f"{int((rows['difference'] > 0).sum())} rise at all."
     )
-    is_ahead = row["low"] > 0 and up > len(clear) - up
-    return Verdict("not reproduced" if is_ahead else "reproduced", text)
+    if pd.isna(row["low"]):
+        return Verdict("not testable", text)
+    if row["low"] > 0 and up > len(clear) - up:
+        return Verdict("not reproduced", text)
+    is_consistent = (rows["difference"] > 0).mean() >= 2 / 3
+    return Verdict("partly reproduced" if is_consistent else "reproduced", text)
 
 
 def trade(analysis: Analysis) -> Verdict:
@@ -230,26 +257,29 @@ def trade(analysis: Analysis) -> Verdict:
     if rows.empty or "open-ended" not in set(rows["skill"]):
         return Verdict("not testable", "no open-ended benchmark was scored after both methods.")
     rows = rows[rows["epochs_used"] == "final epoch"]
-    texts, held, seen = [], 0, 0
+    texts: list[str] = []
+    held = half = seen = 0
     for (kind, setting), part in rows.groupby(["data_kind", "setting"], sort=False):
         by_skill = {str(row["skill"]): row for row in part.to_dict("records")}
         found = [name for name in ("open-ended", "knowledge", "math") if name in by_skill]
+        found = [name for name in found if pd.notna(by_skill[name]["difference"])]
         said = ", ".join(
             f"{name} {points(float(by_skill[name]['difference']))} {_interval(by_skill[name])}"
             for name in found
         )
-        texts.append(f"{_KINDS.get(str(kind), kind)} ({setting}): {said}")
-        if "open-ended" not in by_skill:
+        texts += [f"{_KINDS.get(str(kind), kind)} ({setting}): {said}"] if found else []
+        if found[:1] != ["open-ended"] or pd.isna(by_skill["open-ended"]["low"]):
             continue
-        open_ended = by_skill["open-ended"]
-        others = [by_skill[name] for name in found[1:]]
+        is_ahead = by_skill["open-ended"]["low"] > 0
         seen += 1
-        held += int(open_ended["low"] > 0 and any(other["high"] < 0 for other in others))
+        half += int(is_ahead)
+        held += int(is_ahead and any(by_skill[name]["high"] < 0 for name in found[1:]))
     text = f"LoRA minus full in points. {'; '.join(texts)}."
+    if not seen:
+        return Verdict("not testable", f"{text} Nothing could be resampled.")
     if held == seen:
         return Verdict("reproduced", text)
-    half = [row for _, row in rows.iterrows() if row["skill"] == "open-ended" and row["low"] > 0]
-    word: Word = "partly reproduced" if held or half else "not reproduced"
+    word: Word = "partly reproduced" if half else "not reproduced"
     return Verdict(word, f"{text} It depends on the data.")
 
 
@@ -308,11 +338,12 @@ def _label_row(analysis: Analysis, label: str) -> "pd.Series[Any] | None":
 
 
 def _label_text(row: "pd.Series[Any]") -> str:
+    bounds = None if pd.isna(row["low"]) else (float(row["low"]), float(row["high"]))
     return (
         f"models of the same {row['label']} correlate by {minus(format(row['same'], '.2f'))}, "
         f"others by {minus(format(row['different'], '.2f'))}; difference "
         f"{minus(format(row['difference'], '.2f'))} "
-        f"{interval_text((row['low'], row['high']), 'correlation')}, adjusted p = "
+        f"{interval_text(bounds, 'correlation')}, adjusted p = "
         f"{row['p_adjusted']:.3f}."
     )
 
@@ -332,5 +363,5 @@ def _statements(items: Sequence[Finding]) -> str:
 
 def _interval(row: Any) -> str:
     """Word the bounds of a row of a table."""
-    low, high = float(row["low"]), float(row["high"])
-    return interval_text(None if np.isnan(low) or np.isnan(high) else (low, high))
+    is_known = pd.notna(row["low"]) and pd.notna(row["high"])
+    return interval_text((float(row["low"]), float(row["high"])) if is_known else None)
