@@ -113,3 +113,14 @@ def test_simultaneous_band_is_wider_than_single_intervals() -> None:
 
 def test_codes_number_labels_in_sorted_order() -> None:
     assert codes(["b", "a", "b"]).tolist() == [1, 0, 1]
+
+
+def test_an_interval_ends_where_no_mean_can_lie() -> None:
+    models, datasets = crossed(2, 3)
+    values = np.array([0.9, 0.8, 0.9, 0.2, 0.3, 0.3])
+    free = two_way_mean(values, models=models, datasets=datasets)
+    assert free.low < -1 and free.high > 1
+    nothing = two_way_mean(values, models=models, datasets=datasets, limit=1.0)
+    assert nothing.interval is None and nothing.standard_error == free.standard_error
+    cut = two_way_mean(0.1 * values + 0.85, models=models, datasets=datasets, limit=1.0)
+    assert cut.low > -1 and cut.high == 1.0

@@ -17,7 +17,7 @@ from scipy.special import stdtr
 
 from sft_atlas.analyze.cell_scores import cell_scores
 from sft_atlas.analyze.gains import mean_gains
-from sft_atlas.statistics.clusters import Floats, Ints, Mean, codes, two_way_mean
+from sft_atlas.statistics.clusters import Floats, Ints, Mean, codes, two_way_mean, within_limit
 from sft_atlas.statistics.multiplicity import simultaneous_quantile
 
 if TYPE_CHECKING:
@@ -204,7 +204,13 @@ def change(panel: Panel, first: int, second: int) -> Mean:
         datasets=panel.datasets,
         item_errors=np.hypot(panel.errors[:, first], panel.errors[:, second]),
         degrees="effective",
+        limit=limit_of(panel.values),
     )
+
+
+def limit_of(values: Floats) -> float:
+    """Return what no mean change can exceed: 1 for fractions, nothing for values in other units."""
+    return 1.0 if values.min(initial=0.0) >= 0 and values.max(initial=0.0) <= 1 else math.inf
 
 
 def fewest_degrees(mean: Mean) -> int:
@@ -213,14 +219,14 @@ def fewest_degrees(mean: Mean) -> int:
 
 
 def p_of(mean: Mean) -> float:
-    """Two-sided p-value that a mean is 0; NaN without an interval.
+    """Two-sided p-value that a mean is 0; NaN where nothing could be resampled.
 
     Student's t with the fewest degrees of freedom, not those of the interval: adjusted tests need
     the far tail, which Satterthwaite's approximation does not hold for few clusters (12 benchmarks
     adjusted after Holm, 3 models x 9 datasets: a false claim in 10 to 20 % of null studies with his
     degrees, in at most 1 % with these; with 8 models 4 to 5 % and 2 to 5 %).
     """
-    if math.isnan(mean.low) or not mean.standard_error > 0:
+    if not mean.standard_error > 0:
         return math.nan
     return float(2 * stdtr(fewest_degrees(mean), -abs(mean.estimate) / mean.standard_error))
 
@@ -250,7 +256,9 @@ def simultaneous_changes(panel: Panel, pairs: list[tuple[int, int]], *, seed: in
     changes = panel.values[:, second] - panel.values[:, first]
     correlation = _cluster_correlation(changes - estimates, panel.models, panel.datasets)
     margin = simultaneous_quantile(correlation, freedom, seed=seed) * errors
-    return Band(estimates, estimates - margin, estimates + margin)
+    bounds = zip(estimates - margin, estimates + margin, strict=True)
+    low, high = np.array([within_limit(*pair, limit_of(panel.values)) for pair in bounds]).T
+    return Band(estimates, low, high)
 
 
 def _cluster_correlation(residuals: Floats, models: Ints, datasets: Ints) -> Floats:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from sft_atlas.analyze.dose_curves import Panel, simultaneous_changes
+from sft_atlas.analyze.dose_curves import Panel, limit_of, simultaneous_changes
 from sft_atlas.statistics.clusters import Floats, Ints, Mean, two_way_mean, two_way_weights
 
 MARGIN: Final = 0.01
@@ -105,13 +105,19 @@ def _validate(panel: Panel, by_benchmark: Floats | None) -> tuple[Mean | None, s
         if num_units > 1:
             advantage = _left_out(panel.values, units)
             mean = two_way_mean(
-                advantage, models=panel.models, datasets=datasets, degrees="effective"
+                advantage,
+                models=panel.models,
+                datasets=datasets,
+                degrees="effective",
+                limit=limit_of(panel.values),
             )
             return mean, name, int(num_units)
     if by_benchmark is not None and by_benchmark.shape[0] > 1:
         units = np.arange(by_benchmark.shape[0])
         advantage = _left_out(by_benchmark, units)
-        mean = two_way_mean(advantage, models=units, datasets=0 * units)
+        mean = two_way_mean(
+            advantage, models=units, datasets=0 * units, limit=limit_of(by_benchmark)
+        )
         return mean, "benchmarks", int(units.size)
     return None, "", 0
 

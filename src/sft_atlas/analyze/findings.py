@@ -6,6 +6,7 @@ does: where the interval covers 0 the direction is left open.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -80,8 +81,15 @@ def points(value: float, digits: int = 1) -> str:
 
 
 def minus(text: str) -> str:
-    """Replace every hyphen of formatted numbers by a minus sign."""
-    return text.replace("-", "\N{MINUS SIGN}")
+    """Replace every hyphen of formatted numbers by a minus sign; a 0 has no sign.
+
+    >>> minus("-0.00, -0.01"), minus("+0.00")
+    ('0.00, \N{MINUS SIGN}0.01', '0.00')
+    """
+    return _SIGNED_ZERO.sub(r"\1", text).replace("-", "\N{MINUS SIGN}")
+
+
+_SIGNED_ZERO: Final = re.compile(r"[-+](0(?:\.0+)?)(?![.\d])")
 
 
 def interval_text(interval: tuple[float, float] | None, scale: Scale = "points") -> str:
@@ -190,6 +198,8 @@ def _worst_pair(rows: pd.DataFrame) -> str:
         gain=("gain", "mean"), size=("gain", "size")
     )
     worst = means.sort_values("gain").iloc[0]
+    if worst["gain"] >= 0:
+        return " No pair of dataset and benchmark loses on average."
     cells = plural(int(worst["size"]), "cell")
     return (
         f" The largest mean loss: {worst['data']} on {worst['benchmark']}, "
@@ -220,6 +230,7 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
             datasets=0 * clusters,
             item_errors=np.hypot(*errors[[best, second]].to_numpy(dtype=float).T),
             level=level,
+            limit=1.0,
         )
         ahead = mean.interval is not None and mean.interval[0] > 0
         end = "The lead is clear." if ahead else "The data cannot tell these two apart."
@@ -269,6 +280,7 @@ def _mean(rows: pd.DataFrame) -> Mean:
         models=codes(rows["model"]),
         datasets=codes(rows["data"]),
         item_errors=rows["gain_se"].to_numpy(dtype=float),
+        limit=1.0,
     )
 
 

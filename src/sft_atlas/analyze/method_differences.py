@@ -172,6 +172,7 @@ def _tested(rows: pd.DataFrame, margin: float) -> dict[str, object]:
         datasets=codes(runs["data"]),
         margin=margin,
         item_errors=errors if np.isfinite(errors).all() else None,
+        limit=1.0,
     )
     values = rows["difference"].to_numpy(dtype=np.float64)
     return facts | _numbers(found) | {"share_ahead": (values > 0).mean(), "p_rows": _naive(values)}
@@ -183,6 +184,8 @@ def _numbers(found: Equivalence) -> dict[str, object]:
     several = max(found.num_models, found.num_datasets) > 1
     reason = "all pairs agree, and the error over items is not known"
     reason = reason if several else "one model and one dataset: nothing can be resampled"
+    if found.standard_error is not None:
+        reason = "too few models or datasets: an interval would hold every possible difference"
     return {
         "difference": found.difference,
         "standard_error": found.standard_error,
@@ -263,7 +266,9 @@ def method_reversals(pairs: pd.DataFrame, table: pd.DataFrame, *, margin: float)
         found: list[dict[str, object]] = []
         for benchmark, values in change.groupby(level="benchmark", sort=False):
             size = np.arange(len(values))
-            tested = equivalence(values.to_numpy(), models=size, datasets=0 * size, margin=margin)
+            tested = equivalence(
+                values.to_numpy(), models=size, datasets=0 * size, margin=margin, limit=2.0
+            )
             low, high = tested.interval or (None, None)
             row: dict[str, object] = {"benchmark": benchmark, "change": tested.difference}
             row |= {"low": low, "high": high}

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from scipy.special import stdtr
 
-from sft_atlas.statistics.clusters import Floats, Ints, t_quantile, two_way_mean
+from sft_atlas.statistics.clusters import Floats, Ints, t_quantile, two_way_mean, within_limit
 
 ALPHA: Final = 0.05
 
@@ -71,13 +71,14 @@ def equivalence(
     datasets: Ints,
     margin: float,
     item_errors: Floats | None = None,
+    limit: float = math.inf,
 ) -> Equivalence:
     """Test a mean of differences against 0 and against +-`margin`.
 
     `differences`, `models`, `datasets` and `item_errors` have one entry per pair; `margin` is in
     their unit. For items instead of grids pass their clusters as `models` and zeros as `datasets`.
     An error of exactly 0 is no certainty: all pairs agree, and there is no item error to tell how
-    closely; then there is neither interval nor test.
+    closely; then there is neither interval nor test. `limit` as in `two_way_mean`.
 
     Size of both tests at 0.05 (normal effects, 3 x 3 to 11 x 10 clusters): 0.01 to 0.07, the larger
     ones where few models carry the variance.
@@ -95,6 +96,7 @@ def equivalence(
         datasets=datasets,
         item_errors=item_errors,
         degrees="effective",
+        limit=limit,
     )
     error, freedom = mean.standard_error, mean.degrees_of_freedom
     facts = {"num_rows": mean.num_rows, "num_models": mean.num_models}
@@ -120,12 +122,16 @@ def equivalence(
         standard_error=error,
         degrees_of_freedom=freedom,
         interval=mean.interval,
-        inner_interval=(mean.estimate - inner, mean.estimate + inner),
+        inner_interval=_known(within_limit(mean.estimate - inner, mean.estimate + inner, limit)),
         p_difference=float(2 * stdtr(freedom, -abs(mean.estimate) / error)),
         p_equivalence=float(stdtr(freedom, -nearest)),
         num_datasets=mean.num_datasets,
         **facts,
     )
+
+
+def _known(interval: tuple[float, float]) -> tuple[float, float] | None:
+    return None if math.isnan(interval[0]) else interval
 
 
 _ROUNDING: Final = 1e-12

@@ -164,6 +164,7 @@ def size_differences(pairs: pd.DataFrame) -> list[dict[str, Any]]:
             datasets=codes(runs["data"]),
             item_errors=runs["error"].to_numpy(dtype=np.float64),
             degrees="effective",
+            limit=1.0,
         )
         labels = ("first", "second", "skill", "metric", "in_mean", "range")
         lines.append(

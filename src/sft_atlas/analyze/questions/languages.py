@@ -224,6 +224,7 @@ def _mean_gains(rows: pd.DataFrame) -> Iterator[dict[str, object]]:
                 models=codes(chosen["model"]),
                 datasets=codes(chosen["data"]),
                 degrees="effective",
+                limit=1.0,
             )
             # Two models bound nothing: their interval would leave the range of scores.
             is_bounded = mean.num_models >= MIN_CLUSTERS and mean.interval is not None

@@ -16,7 +16,7 @@ from sft_atlas.analyze.cell_scores import cell_scores
 from sft_atlas.analyze.findings import Finding, interval_text, minus, plural, points
 from sft_atlas.analyze.gains import AVERAGE, NORMAL_QUANTILE
 from sft_atlas.analyze.questions.answered import Answered
-from sft_atlas.statistics.clusters import t_quantile
+from sft_atlas.statistics.clusters import Floats, t_quantile, within_limit
 from sft_atlas.statistics.equivalence import ALPHA
 from sft_atlas.statistics.multiplicity import holm
 
@@ -193,21 +193,31 @@ def _tested(pairs: pd.DataFrame) -> pd.DataFrame:
     # Several models tell the error even where that over items is not known.
     error = np.where(is_several, np.fmax(between, np.where(np.isfinite(floor), floor, 0.0)), floor)
     error = np.where(np.isfinite(error) & (error > 0), error, np.nan)
+    estimate = rows["difference"].to_numpy(dtype=np.float64)
     quantile = [t_quantile(n) if n > 1 else NORMAL_QUANTILE for n in size]
     margin = np.array(quantile) * error
-    estimate = rows["difference"].to_numpy(dtype=np.float64)
+    bounds = zip(estimate - margin, estimate + margin, strict=True)
+    low, high = np.array([within_limit(*pair, 1.0) for pair in bounds]).reshape(-1, 2).T
     ratio = -np.abs(estimate) / error
     tail = np.where(is_several, stdtr(np.maximum(size - 1, 1), ratio), ndtr(ratio))
     mean = rows.groupby("benchmark", sort=False)["difference"].transform("mean")
     return rows.assign(
         relative=estimate - mean,
         standard_error=error,
-        low=estimate - margin,
-        high=estimate + margin,
+        low=low,
+        high=high,
         unit=np.where(is_several, "models", "items"),
         p_value=2 * tail,
-        reason=pd.Series("the error over items is not known", rows.index).where(np.isnan(error)),
+        reason=pd.Series(_reasons(error, low), rows.index, dtype=object),
     )
+
+
+def _reasons(errors: Floats, low: Floats) -> list[str | None]:
+    """Say of each mean why it has no interval."""
+    unbounded = "too few models: an interval would hold every possible difference"
+    unknown = "the error over items is not known"
+    places = zip(np.isnan(errors), np.isnan(low), strict=True)
+    return [unknown if no_error else unbounded if no_low else None for no_error, no_low in places]
 
 
 def _finding(method: str, table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
