@@ -67,6 +67,16 @@ def test_what_the_evidence_lacks_is_listed_with_its_reason(evidence: Tables) -> 
     assert why["d1"].startswith("fewer than 2 other models ran full, 5 samples")
 
 
+def test_case_and_hyphens_of_names_do_not_matter(evidence: Tables) -> None:
+    runs = _runs(["new-a"])
+    named = runs.assign(data=runs["data"].str.replace("d", "D-"))
+    plain, other = (
+        propose(one, evidence, weights={"b0": 1}, budget_gpu_hours=9.0) for one in (runs, named)
+    )
+    assert other.unsupported.empty
+    assert other.runs["data"].str.replace("D-", "d").tolist() == plain.runs["data"].tolist()
+
+
 def test_too_little_evidence_gives_a_reason() -> None:
     lonely = planted(EFFECT, num_models=1)
     found = propose(_runs(["new-a"]), lonely, weights={"b0": 1}, budget_gpu_hours=9.0)

@@ -101,11 +101,11 @@ def plan(
     """Say what a study implies: cells, trajectories, jobs, time, disk; and what is stored
     already. With --budget and --for: which runs to make first.
     """
-    planned = api.plan(study, store=store, device=device)
-    free = api.free_bytes(store or api.DEFAULT_STORE)
     if (budget is None) != (wanted is None):
         raise typer.BadParameter("--budget and --for are given together, or neither.")
     if budget is None or wanted is None:
+        planned = api.plan(study, store=store, device=device)
+        free = api.free_bytes(store or api.DEFAULT_STORE)
         lay_out = plan_page.plan_json if as_json else plan_page.plan_page
         _print(lay_out(planned, free, subsets=api.subsets(planned.study)))
         return

@@ -120,14 +120,15 @@ def proposal_page(found: "Proposal") -> RenderableType:
         table = _table("run", "epochs", *_RIGHT_RUN)
         for row in records(found.runs):
             table.add_row(
-                Text(f"{row['model']}: {_choice(row)}"),
+                Text(f"{row['model']}: {_short(row)}"),
                 _epochs(row["epochs"]),
                 f"{row['gpu_hours']:.2f}",
                 _points(row["gain"]),
                 _points(row["regret"], signed=False),
             )
         hours = f"{found.gpu_hours:.1f} of {found.planned_gpu_hours:.1f} planned GPU-hours"
-        parts += [table, Text(f"{hours}; {found.stopped}."), Text()]
+        units = "worth: expected rise of the chosen score; worth and regret in points"
+        parts += [table, Text(f"{hours}; {found.stopped}."), Text(units, style="dim"), Text()]
         if len(found.unsupported):
             first = next(records(found.unsupported))
             count = len(found.unsupported)
@@ -137,7 +138,7 @@ def proposal_page(found: "Proposal") -> RenderableType:
     return Group(*parts)
 
 
-_RIGHT_RUN: Final = (">GPU-hours", ">worth (points)", ">regret left (points)")
+_RIGHT_RUN: Final = (">GPUh", ">worth", ">regret left")
 
 
 def _precision_table(found: "Proposal") -> Table:
@@ -236,7 +237,8 @@ def _choice(row: Row) -> str:
 
 def _short(row: Row) -> str:
     samples = f"{row['samples'] / 1000:g}k" if row["samples"] >= 1000 else str(row["samples"])
-    return f"{row['data']} {row['method']} {samples} {row['schedule']} ep {row['epoch']}"
+    words = f"{row['data']} {row['method']} {samples} {row['schedule']}"
+    return words + (f" ep {row['epoch']}" if "epoch" in row else "")
 
 
 def _epochs(epochs: list[int]) -> str:

@@ -93,8 +93,8 @@ def propose(
 ) -> Proposal:
     """Choose among planned runs (`planned_runs`) by what the evidence expects of them.
 
-    Datasets, methods, sizes and epochs are those of the evidence by name. Raises `DataError` for
-    benchmarks that it lacks.
+    Models, datasets, methods, sizes and epochs are those of the evidence by name; case, hyphens and
+    underscores do not matter. Raises `DataError` for benchmarks that it lacks.
     """
     scores = evidence.scores
     known = pd.DataFrame({"benchmark": [], "in_mean": []})
@@ -126,11 +126,13 @@ def propose(
             stopped="",
             reason=reason,
         )
-    new = {str(name): (families or {}).get(str(name), "") for name in runs["model"].unique()}
+    named = _as_in(rows, runs)
+    both = dict(zip(named["model"].astype(str), runs["model"].astype(str), strict=True))
+    new = {there: (families or {}).get(here, "") for there, here in both.items()}
     panel = known_panel(evidence, rows, new_models=new)
     vector = np.array([wanted.get(test, 0.0) for test in panel.benchmarks], dtype=np.float64)
     errors = score_errors(scores[scores["benchmark"].isin(list(wanted))])
-    models, places, why = _candidates(runs, panel, vector, errors)
+    models, places, why = _candidates(named, panel, vector, errors)
     found = next_cells(models, budget_gpu_hours=budget_gpu_hours, seed=seed)
     chosen = runs.iloc[[places[step.model][step.run] for step in found.steps]]
     table = chosen[[*RUN, "epochs", "gpu_hours"]].assign(
@@ -152,6 +154,19 @@ def propose(
         stopped=found.stopped,
         reason="" if models else "the evidence says nothing about any planned run",
     )
+
+
+def _as_in(outcomes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the names that the evidence has for their models and datasets."""
+    changes = {}
+    for column in ("model", "data"):
+        known = {_plain(str(name)): str(name) for name in sorted(outcomes[column].unique())}
+        changes[column] = [known.get(_plain(str(name)), str(name)) for name in runs[column]]
+    return runs.assign(**changes)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _candidates(
