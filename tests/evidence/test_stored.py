@@ -108,8 +108,12 @@ def test_altered_tables_are_noticed(store: Store, found: Imported) -> None:
     store_evidence(store, found)
     path = store.layout.evidence("massive-sft") / "scores.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with pytest.raises(DamagedError, match="differs from the digest in its record"):
+    with pytest.raises(DamagedError) as caught:
         load_evidence(store, "massive-sft")
+    assert str(caught.value) == (
+        f"{path}: differs from the digest in its record. Remove the folder {path.parent} and "
+        f"import the results again."
+    )
 
 
 @pytest.mark.parametrize("name", ["", "../x", ".hidden", "a b", "a/b", "x" * 65, "名"])

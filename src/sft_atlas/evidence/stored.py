@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from sft_atlas.errors import StoreError
+from sft_atlas.errors import DamagedError, StoreError
 from sft_atlas.evidence.defect import Defect
 from sft_atlas.evidence.imported import IMPORTER, Imported
 from sft_atlas.identity import payload
-from sft_atlas.store.records import make_provenance
+from sft_atlas.store.records import REPAIR, make_provenance
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
 from sft_atlas.store.tables import Tables
@@ -76,7 +76,12 @@ def load_evidence(store: Store, name: str) -> Imported:
         known = did_you_mean(name, names) if names else "it holds none. See `sft-atlas import`."
         raise StoreError(f"{store.layout.root}: has no imported results {name!r}; {known}")
     folder = store.layout.evidence(name)
-    record = store.read_verified(folder)
+    try:
+        record = store.read_verified(folder)
+    except DamagedError as error:
+        # No study makes these results anew.
+        mend = f"Remove the folder {folder} and import the results again."
+        raise DamagedError(str(error).replace(REPAIR, mend), folder) from error
     cells = pd.read_parquet(folder / _CELLS)
     return Imported(
         name=name,

@@ -109,11 +109,11 @@ def read_record(folder: Path) -> Record:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error}); expected a record.") from error
     except ValueError as error:
-        raise DamagedError(f"{path}: is not JSON ({error}). {_REPAIR}", folder) from error
+        raise DamagedError(f"{path}: is not JSON ({error}). {REPAIR}", folder) from error
     seal = content.pop("seal", None) if isinstance(content, dict) else None
     if seal is None or seal != _seal(content):
         text = "was altered after it was written (its seal differs)"
-        raise DamagedError(f"{path}: {text}. {_REPAIR}", folder)
+        raise DamagedError(f"{path}: {text}. {REPAIR}", folder)
     if content.get("schema") not in SCHEMAS:
         raise StoreError(
             f"{path}: is a record of schema {content.get('schema')!r}; this version reads "
@@ -136,13 +136,13 @@ def check_artifact(folder: Path, record: Record, name: str) -> Path:
     if expected is None:
         raise StoreError(f"{folder}: its record names no artefact {name!r}.")
     if not path.is_file():
-        raise DamagedError(f"{path}: is missing. {_REPAIR}", folder)
+        raise DamagedError(f"{path}: is missing. {REPAIR}", folder)
     if path.stat().st_size != expected.num_bytes or files.sha256_file(path) != expected.sha256:
-        raise DamagedError(f"{path}: differs from the digest in its record. {_REPAIR}", folder)
+        raise DamagedError(f"{path}: differs from the digest in its record. {REPAIR}", folder)
     return path
 
 
-_REPAIR = "Run the study again: the damaged folder is moved to quarantine/ and made anew."
+REPAIR = "Run the study again: the damaged folder is moved to quarantine/ and made anew."
 
 
 def _seal(content: dict[str, Any]) -> str:
