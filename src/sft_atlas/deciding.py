@@ -14,6 +14,7 @@ from sft_atlas.decide.proposal import Proposal, planned_runs, propose
 from sft_atlas.decide.recommend import Recommendation, recommend
 from sft_atlas.errors import StoreError
 from sft_atlas.evidence.stored import list_evidence
+from sft_atlas.machine import one_thread
 from sft_atlas.results import Results
 from sft_atlas.store.store import Store
 from sft_atlas.study.plan import Plan
@@ -55,15 +56,16 @@ def recommend_from(
     device: str = "h100",
 ) -> Recommendation:
     """Rank choices from pooled evidence."""
-    return recommend(
-        pool({found.name: found.tables for found in evidence}),
-        model=model,
-        weights=weights,
-        budget_gpu_hours=budget_gpu_hours,
-        family=family,
-        device=device,
-        sources=tuple(found.name for found in evidence),
-    )
+    with one_thread():
+        return recommend(
+            pool({found.name: found.tables for found in evidence}),
+            model=model,
+            weights=weights,
+            budget_gpu_hours=budget_gpu_hours,
+            family=family,
+            device=device,
+            sources=tuple(found.name for found in evidence),
+        )
 
 
 def propose_from(
@@ -75,10 +77,11 @@ def propose_from(
 ) -> Proposal:
     """Propose missing runs of a plan from pooled evidence."""
     families = {model.spec.name: model.spec.family for model in plan.study.models}
-    return propose(
-        planned_runs(plan),
-        pool({found.name: found.tables for found in evidence}),
-        weights=weights,
-        budget_gpu_hours=budget_gpu_hours,
-        families=families,
-    )
+    with one_thread():
+        return propose(
+            planned_runs(plan),
+            pool({found.name: found.tables for found in evidence}),
+            weights=weights,
+            budget_gpu_hours=budget_gpu_hours,
+            families=families,
+        )

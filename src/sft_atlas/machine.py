@@ -4,12 +4,14 @@ Heavy libraries are asked in a child process, so that a broken one is a line of 
 its end.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -135,3 +137,17 @@ def _offline() -> Check:
         needed_for="models and datasets by hub id; not for local folders or the miniature world",
         fix="unset HF_HUB_OFFLINE" if is_offline else "",
     )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold linear algebra to one thread while statistics are computed.
+
+    Their matrices are small: a second thread mostly waits, and on a busy machine the waiting takes
+    most of the time. Only libraries that are loaded by now are held.
+    """
+    import scipy.linalg  # noqa: F401  loads its own copy of BLAS
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        yield

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft_atlas.machine import one_thread
 from sft_atlas.store.store import Store
 from sft_atlas.study.study import Study
 
@@ -61,10 +62,11 @@ def answer(results: Results, *, num_resamples: int = 1000, seed: int = 0) -> "An
     from sft_atlas.decide.answers import decision_answered
     from sft_atlas.forecast.answers import forecastability
 
-    found = analyze(results.tables, num_resamples=num_resamples, seed=seed)
-    more = {
-        "forecast": forecastability(results.tables, seed=seed),
-        "decision": decision_answered(results.tables),
-        "paper": paper_claims(found),
-    }
+    with one_thread():
+        found = analyze(results.tables, num_resamples=num_resamples, seed=seed)
+        more = {
+            "forecast": forecastability(results.tables, seed=seed),
+            "decision": decision_answered(results.tables),
+            "paper": paper_claims(found),
+        }
     return replace(found, answered={**found.answered, **more})
