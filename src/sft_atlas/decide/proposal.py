@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from sft_atlas.decide.names import name_in
 from sft_atlas.decide.next_cells import Candidates, next_cells
 from sft_atlas.decide.precision import KEYS, expected_precision, mixed_outcomes
 from sft_atlas.decide.prior import beliefs, outlook, score_errors, with_known_level
@@ -158,15 +159,11 @@ def propose(
 
 def _as_in(outcomes: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with the names that the evidence has for their models and datasets."""
-    changes = {}
-    for column in ("model", "data"):
-        known = {_plain(str(name)): str(name) for name in sorted(outcomes[column].unique())}
-        changes[column] = [known.get(_plain(str(name)), str(name)) for name in runs[column]]
-    return runs.assign(**changes)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
+    models, data = set(outcomes["model"].astype(str)), set(outcomes["data"].astype(str))
+    return runs.assign(
+        model=[name_in(models, str(name), "model") for name in runs["model"]],
+        data=[name_in(data, str(name), "dataset") for name in runs["data"]],
+    )
 
 
 def _candidates(

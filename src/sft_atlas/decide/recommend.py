@@ -17,6 +17,7 @@ import pandas as pd
 
 from sft_atlas.decide.beliefs import contrasts, standing
 from sft_atlas.decide.cost import DEVICE, training_price
+from sft_atlas.decide.names import name_in
 from sft_atlas.decide.next_cells import Candidates, NextCells, next_cells
 from sft_atlas.decide.prior import (
     Beliefs,
@@ -123,14 +124,17 @@ def recommend(
     are named in the answer.
 
     Raises:
-        DataError: for benchmarks that the evidence lacks or weights that are no positive numbers.
+        DataError: for benchmarks that the evidence lacks, weights that are no positive numbers, or
+            an empty name.
         CatalogError: for an unknown device.
     """
     scores = tables.scores
     empty = pd.DataFrame({"benchmark": [], "in_mean": []})
     wanted = resolve_weights(weights, empty if scores.empty else scores[["benchmark", "in_mean"]])
     known_models = [] if scores.empty else sorted({str(name) for name in scores["model"].unique()})
-    name = _same_name(model, known_models)
+    if not model.strip():
+        raise DataError("model: no name; expected a base model's. Name one with --model.")
+    name = name_in(known_models, model, "model")
     rows = known_outcomes(tables, benchmarks=list(wanted), only_final=False)
     notes = [] if name in known_models else [_new_note(name, known_models)]
     facts: dict[str, Any] = {
@@ -297,17 +301,6 @@ def _nothing(
         reason=reason,
         notes=tuple(notes),
     )
-
-
-def _same_name(model: str, known: Sequence[str]) -> str:
-    """The name in the evidence that differs in case at most, else as typed.
-
-    Raises `DataError` for an empty name.
-    """
-    if not model.strip():
-        raise DataError("model: no name; expected a base model's. Name one with --model.")
-    same = [name for name in known if name.lower() == model.lower()]
-    return model if model in known or len(same) != 1 else same[0]
 
 
 def _new_note(model: str, known: Sequence[str]) -> str:
