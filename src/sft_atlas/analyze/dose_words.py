@@ -30,6 +30,7 @@ TWO_WAY: Final = (
     "Two-way cluster-robust interval over models and datasets, Student's t with Satterthwaite's "
     "degrees of freedom."
 )
+_NUM_NAMED: Final = 3
 _KINDS: Final = {
     "each": "",
     "all": " (all data merged)",
@@ -48,7 +49,7 @@ def epoch_finding(line: dict[str, Any], whole: Mean, cells: tuple[str, ...]) -> 
         statement=(
             f"{_series(line)}: from epoch {first} to {last} the mean score changes by "
             f"{points(whole.estimate)} points {interval_text(whole.interval)}. "
-            f"{_direction(whole.interval, 'Later is better', 'Earlier is better')}{_stop(line)}"
+            f"{_direction(whole.interval, 'Later is better. ', 'Earlier is better. ')}{_stop(line)}"
         ),
         estimate=whole.estimate,
         interval=whole.interval,
@@ -71,29 +72,32 @@ def best_finding(
 
     `lines` are all of the series: those of single datasets on the mean are listed.
     """
-    interval = _interval(line)
+    is_same = line["validated"] is not None and line["low"] == line["high"]
+    interval = None if is_same else _interval(line)
     text = (
-        f"{_series(line)}: epoch {line['best_epoch']} has the highest mean score; resampled models "
-        f"and datasets choose {_span(line)}, and the same one in "
-        f"{100 * line['chosen_fraction']:.0f} % of the draws. "
+        f"{_series(line)}: epoch {line['best_epoch']} has the highest mean score "
+        f"({100 * line['chosen_fraction']:.0f} % of resamples choose it, 95 % {_span(line)}). "
     )
     if line["validated"] is None:
         text += f"What choosing it brings is not estimable: {line['reason']}."
+    elif is_same:
+        text += f"Chosen without the {line['judged_on']} that judge it, it brings nothing."
     else:
         text += (
-            f"On the scores that chose it, it beats epoch {line['last_epoch']}, the last, by "
-            f"{points(line['apparent'])} points; chosen without the {line['judged_on']} that judge "
-            f"it, by {points(line['validated'])} {interval_text(interval)}. Choosing on the same "
-            f"scores flatters by {points(line['optimism'])}. "
-            f"{_direction(interval, 'Choosing pays', 'Taking the last is better')}"
+            f"Chosen without the {line['judged_on']} that judge it, it beats the last, "
+            f"{line['last_epoch']}, by {points(line['validated'])} points "
+            f"{interval_text(interval)}; on the scores that chose it, by "
+            f"{points(line['apparent'])}. "
+            f"{_direction(interval, 'Choosing pays.', 'Taking the last is better.')}"
         )
     single = [other for other in lines if other["benchmark"] == AVERAGE != other["data"]]
-    if single:
-        listed = ", ".join(f"{other['data']} {other['best_epoch']}" for other in single)
-        text += f" By dataset: {listed}."
+    epochs = [other["best_epoch"] for other in single]
+    if epochs:
+        span = {"epoch_low": min(epochs), "epoch_high": max(epochs)}
+        text += f" By dataset the best is {_span(span)}."
     return Finding(
         question=BEST_EPOCH,
-        statement=text.strip(),
+        statement=" ".join(text.split()),
         estimate=line["validated"],
         interval=interval,
         scale="points",
@@ -126,7 +130,7 @@ def size_finding(
             f"{second:,} samples instead of {first:,} change the mean score by "
             f"{points(whole['difference'])} points {interval_text(_interval(whole))}, at equal "
             f"epochs, which is {steps:g} times the steps. "
-            f"{_direction(_interval(whole), 'More is better', 'Fewer is better')}"
+            f"{_direction(_interval(whole), 'More is better.', 'Fewer is better.')}"
         )
     if primary:
         text += f" {_by_benchmark(primary)}"
@@ -184,11 +188,12 @@ def nothing_to_compare(
 
 def _by_benchmark(lines: Sequence[dict[str, Any]]) -> str:
     clear = [line for line in lines if (_known(line.get("p_adjusted")) or 1.0) <= MAX_P]
-    clear.sort(key=lambda line: float(line["difference"]))
+    clear.sort(key=lambda line: -abs(float(line["difference"])))
     listed = ", ".join(
         f"{line['benchmark']} {points(line['difference'])} {interval_text(_interval(line))}"
-        for line in clear
+        for line in clear[:_NUM_NAMED]
     )
+    listed = listed if len(clear) <= _NUM_NAMED else f"largest: {listed}"
     if not clear:
         won = sum(line["difference"] > 0 for line in lines)
         return (
@@ -201,23 +206,23 @@ def _by_benchmark(lines: Sequence[dict[str, Any]]) -> str:
 def _stop(line: dict[str, Any]) -> str:
     stop, last = line.get("stop_epoch"), line["last_epoch"]
     if stop is None:
-        return " Where to stop is not estimable: nothing can be resampled, or no score changes."
+        return "Where to stop is not estimable: nothing can be resampled, or no score changes."
     if line["later_change"] is None:
         return (
-            f" No epoch before {last} can be shown to be enough: each may still be beaten by more "
+            f"No epoch before {last} can be shown to be enough: each may still be beaten by more "
             f"than {100 * MARGIN:g} point."
         )
     most = line["later_change"]
     end = f"adds more than {100 * most:.1f} points" if most > 0 else "reaches it"
-    return f" Stop at epoch {stop}: no later epoch up to {last} {end} (95 %, for all at once)."
+    return f"Stop at epoch {stop}: no later epoch up to {last} {end} (95 %, for all at once)."
 
 
 def _direction(interval: tuple[float, float] | None, up: str, down: str) -> str:
     if interval is None:
         return ""
     if interval[0] <= 0 <= interval[1]:
-        return "The interval covers 0: the data cannot tell the direction."
-    return f"{up}." if interval[0] > 0 else f"{down}."
+        return "The interval covers 0: the data cannot tell the direction. "
+    return up if interval[0] > 0 else down
 
 
 def _series(line: dict[str, Any]) -> str:

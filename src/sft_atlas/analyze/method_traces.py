@@ -148,6 +148,8 @@ def _findings(table: pd.DataFrame, cells: tuple[str, ...]) -> tuple[Finding, ...
         )
         missing = [name for name in WORDS if name not in found]
         why = "; ".join(dict.fromkeys(_ABSENT[name] for name in missing))
+        if "steps" in found and "trained_tokens" in missing:
+            why = why.replace(_ABSENT["trained_tokens"], "the training curves count no tokens")
         main = found.get("divergence") or next(iter(found.values()))
         interval = _log_interval(main)
         clusters = (
@@ -195,12 +197,12 @@ def _finding(
 
 
 def _amount(row: Mapping[Any, Any]) -> str:
-    if pd.isna(row["low"]):
+    if pd.isna(row["low"]) or row["low"] == row["high"]:
         return f"{row['factor']:.3g} times"
     return f"{row['factor']:.3g} [{row['low']:.3g}, {row['high']:.3g}] times"
 
 
 def _log_interval(row: Mapping[Any, Any]) -> tuple[float, float] | None:
-    if pd.isna(row["low"]):
+    if pd.isna(row["low"]) or row["low"] == row["high"]:
         return None
     return float(np.log(row["low"])), float(np.log(row["high"]))

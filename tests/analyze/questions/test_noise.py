@@ -116,3 +116,10 @@ def test_degenerate_studies_have_a_reason() -> None:
     missing[:, :, 1] = np.nan
     found = noise_floor(grid_tables(missing, np.full((2, 2), 0.5))).tables["noise_floor"]
     assert found["benchmark"].tolist() == ["", "b0"]
+
+
+def test_seeds_with_equal_scores_are_no_proof_that_there_is_no_luck() -> None:
+    rows = grid_rows(np.full((2, 3, 2), 0.5), np.full((2, 2), 0.4), Labels())
+    again = rows[rows["method"] != "base"].assign(seed=1)
+    (finding,) = noise_floor(tidy_tables(pd.concat([rows, again], ignore_index=True))).findings
+    assert finding.interval is None and "they may be one run" in finding.reason

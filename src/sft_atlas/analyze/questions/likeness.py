@@ -122,6 +122,9 @@ def _pairs_finding(place: Slice, part: Comparison) -> Finding:
     noun, found = _NOUNS[part.kind], part.correlations
     first, second = np.triu_indices(len(part.names), 1)
     pairs = found.estimates[first, second]
+    if part.kind == DATA and len(part.names) == 2:
+        reason = "of two datasets each is the other's opposite once their mean is taken out"
+        return _nothing(LIKENESS, f"{place.words}, {noun}s", reason + place.left_out)
     if found.mean is None:
         reason = (
             f"there is no pair of {noun}s whose scores vary"

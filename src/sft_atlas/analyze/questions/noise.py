@@ -167,12 +167,17 @@ def _finding(table: pd.DataFrame, final: pd.DataFrame) -> Finding:
         return _without_replicates(counted, means, final, cells)
     row = means[0] if means and means[0]["num_settings"] else replicated.to_dict("records")[0]
     name = "the mean over benchmarks" if row["benchmark"] == AVERAGE else str(row["benchmark"])
-    interval = None if pd.isna(row["seed_sd"]) else (row["seed_low"], row["seed_high"])
+    if not row["total_sd"] > 0:
+        return _nothing(f"all seeds score the same on {name}: they may be one run")
+    # Seeds that answer the same items share their luck: the whole spread may be the seed's.
+    interval = None
+    if pd.notna(row["seed_sd"]):
+        interval = (float(row["seed_low"]), float(row["total_high"]))
     parts = "the error over items is not known, so that seeds and items cannot be told apart"
     if interval is not None:
         parts = (
-            f"items explain {_points(row['item_sd'])} of it, the seed {_points(row['seed_sd'])} "
-            f"{_range(*interval)}"
+            f"items explain up to {_points(row['item_sd'])} of it, which leaves the seed "
+            f"{_points(row['seed_sd'])} to {_points(row['total_sd'])} {_range(*interval)}"
         )
     return Finding(
         question=QUESTION,
