@@ -348,5 +348,8 @@ def _are_same_groups(first: Ints, second: Ints) -> bool:
 
 
 def _all_dropped(dropped: Mapping[str, str]) -> str:
-    listed = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
+    named: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        named.setdefault(reason, []).append(name)
+    listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
     return f"no source of variation can be told ({listed})"

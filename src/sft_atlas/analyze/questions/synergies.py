@@ -25,7 +25,7 @@ from sft_atlas.analyze.findings import Finding, minus, plural, points
 from sft_atlas.analyze.profiles import final_scores
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.shared_effects import MAX_P, SHARED_COLUMNS, shared_effects
-from sft_atlas.statistics.clusters import MIN_CLUSTERS
+from sft_atlas.statistics.clusters import MIN_CLUSTERS, Floats
 from sft_atlas.statistics.mixed_equations import NotEstimableError
 from sft_atlas.statistics.variance_shares import MeanSquares, mean_squares, share_interval
 
@@ -42,6 +42,7 @@ MAX_DRAWN_SCORES: Final = 50_000_000
 """Scores that are drawn in all; beyond, there are fewer draws, down to `MIN_DRAWS`."""
 
 _NUM_NAMED: Final = 3
+_NUM_SOURCES: Final = 4
 _MODEL_WORDS: Final = (
     "Crossed random effects by REML on final scores of runs on one dataset, in standard deviations "
     "of the benchmark between datasets of a model; recipes (method, samples, schedule, epochs) are "
@@ -139,7 +140,7 @@ def _share_table(
         if source in fit.names:
             place = fit.names.index(source)
             part = (np.arange(len(fit.names)) == place).astype(np.float64)
-            low, high = share_interval(squares, part, whole)
+            low, high = _around(float(fit.variances[place]) / total, squares, part, whole)
             record |= {"variance": float(fit.variances[place]), "low": low, "high": high}
             record |= {"standard_error": float(fit.standard_errors[place])}
             record |= {"share": float(fit.variances[place]) / total}
@@ -152,13 +153,25 @@ def _share_table(
     return table.astype({"num_levels": "Int64"})
 
 
+def _around(share: float, squares: MeanSquares, part: Floats, whole: Floats) -> tuple[float, float]:
+    """Interval of a share that holds its estimate.
+
+    Where variances were held at 0, mean squares may place the share elsewhere than REML does.
+    """
+    low, high = share_interval(squares, part, whole)
+    return min(low, share), max(high, share)
+
+
 def _shares_finding(found: CrossedEffects, shares: pd.DataFrame, outcome: str) -> Finding:
     """Name every source with its share of the variance, largest first."""
     known = shares[shares["share"].notna()].sort_values("share", ascending=False, kind="stable")
     listed = "; ".join(
         f"{row['meaning']} {_percent(row['share'])} {_bounds(row['low'], row['high'])}"
-        for row in known.to_dict("records")
+        for row in known.head(_NUM_SOURCES).to_dict("records")
     )
+    rest = known.iloc[_NUM_SOURCES:]
+    if len(rest):
+        listed += f"; {plural(len(rest), 'other source')} together {_percent(rest['share'].sum())}"
     largest = known.iloc[0]
     return Finding(
         question=SHARES,
@@ -191,7 +204,7 @@ def _lasting_finding(found: CrossedEffects, squares: MeanSquares) -> Finding:
     for words, sources in parts.items():
         part = np.isin(fit.names, sources).astype(np.float64)
         share = float(part @ fit.variances) / float(whole @ fit.variances)
-        values.append((share, share_interval(squares, part, whole)))
+        values.append((share, _around(share, squares, part, whole)))
         texts.append(f"{_percent(share)} {_bounds(*values[-1][1])} {words}")
     return Finding(
         question=LASTING,
