@@ -7,6 +7,8 @@ comparisons; `benjamini_hochberg` for maps, where some false among many finds ar
 `benjamini_yekutieli` where tests may also be dependent against each other.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import gammaincinv, stdtrit
@@ -68,8 +70,7 @@ def simultaneous_quantile(
         return single
     values, vectors = np.linalg.eigh(correlation)
     half = vectors * np.sqrt(np.maximum(values, 0.0))
-    rng = np.random.default_rng([seed, 0x51])
-    largest = np.abs(rng.standard_normal((_NUM_DRAWS, size)) @ half.T).max(axis=1)
+    largest = np.abs(_normals(size, seed) @ half.T).max(axis=1)
     largest.sort()
     # The error's own spread is integrated, not drawn: its tail decides where degrees are few.
     middle = (np.arange(_NUM_STRATA) + 0.5) / _NUM_STRATA
@@ -82,3 +83,9 @@ def simultaneous_quantile(
     # Bonferroni's is never too small.
     upper = float(stdtrit(degrees_of_freedom, 1 - (1 - level) / (2 * size)))
     return float(brentq(excess, single, 1.1 * upper)) if excess(single) < 0 else single
+
+
+@lru_cache(maxsize=4)
+def _normals(size: int, seed: int) -> Floats:
+    """Draw what every correlation of one size starts from; callers must not write to it."""
+    return np.random.default_rng([seed, 0x51]).standard_normal((_NUM_DRAWS, size))
