@@ -52,10 +52,11 @@ def answers_page(found: "Analysis", imported: "Imported | None") -> RenderableTy
 
 def answers_markdown(found: "Analysis", imported: "Imported | None", name: str) -> str:
     """Return a document: defects first, because they decide what the answers mean."""
-    lines = [f"# What {markdown_escaped(name)} says", ""]
+    command = f"sft-atlas answers {name.replace('`', '')} --format markdown"
+    lines = [f"# What {markdown_escaped(name)} says", "", f"Made by `{command}`.", ""]
     if imported:
         lines += _source_lines(imported)
-    lines += ["## Answers", ""]
+    lines += [*_claim_lines(found), "## Answers", ""]
     lines += [
         "Gains are in percentage points. Brackets are 95 % intervals that resample models and "
         "datasets. **clear**: the interval, and a test where one was made, leave out 0; **open**: "
@@ -105,6 +106,29 @@ def _source_lines(imported: "Imported") -> list[str]:
         lines.append("Nothing was found.")
     lines += ["", "Checked and found right:", ""]
     return [*lines, *(f"* {markdown_escaped(check)}" for check in imported.checks), ""]
+
+
+def _claim_lines(found: "Analysis") -> list[str]:
+    """The verdicts on the paper's claims, as a table."""
+    paper = found.answered.get("paper")
+    if paper is None or paper.tables["paper_findings"].empty:
+        return []
+    rows = paper.tables["paper_findings"].to_dict("records")
+    return [
+        "## The paper's claims, judged by these results",
+        "",
+        "| about | claim | verdict | because |",
+        "| --- | --- | --- | --- |",
+        *(
+            "| "
+            + " | ".join(
+                markdown_escaped(str(row[key])) for key in ("part", "claim", "verdict", "because")
+            )
+            + " |"
+            for row in rows
+        ),
+        "",
+    ]
 
 
 def _said(item: "Finding") -> str:

@@ -28,7 +28,8 @@ _LATEX: Final = {
     "\N{MINUS SIGN}": "$-$",
     NOTHING: "---",
 }
-_MARKDOWN: Final = re.compile(r"([\\|`*_<>\[\]#~])")
+# The brackets of an interval are no link: neither a number nor a closing bracket alone begins one.
+_MARKDOWN: Final = re.compile(r"([\\|`*_<>#~]|\[(?![-+\d\u2212])|\](?=[(\[:]))")
 
 
 def csv_text(rows: pd.DataFrame) -> str:
@@ -106,7 +107,7 @@ def latex_escaped(text: str) -> str:
 def markdown_escaped(text: str) -> str:
     r"""Keep a text from being read as Markdown or HTML.
 
-    >>> print(markdown_escaped("<b> | gsm8k_0"))
-    \<b\> \| gsm8k\_0
+    >>> print(markdown_escaped("<b> | gsm8k_0 [0.1, 0.2] [a](b)"))
+    \<b\> \| gsm8k\_0 [0.1, 0.2] \[a\](b)
     """
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
