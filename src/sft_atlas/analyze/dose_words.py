@@ -84,7 +84,7 @@ def best_finding(
         text += f"Chosen without the {line['judged_on']} that judge it, it brings nothing."
     else:
         text += (
-            f"Chosen without the {line['judged_on']} that judge it, it beats the last, "
+            f"Chosen without the {line['judged_on']} that judge it, it differs from the last, "
             f"{line['last_epoch']}, by {points(line['validated'])} points "
             f"{interval_text(interval)}; on the scores that chose it, by "
             f"{points(line['apparent'])}. "

@@ -63,7 +63,8 @@ def pair_correlations(
     num_things, num_clusters = values.shape[:2]
     sums = values.sum(axis=2)
     once = np.ones((1, num_clusters))
-    estimates = np.stack([_row(values, sums, once, i)[0] for i in range(num_things)])
+    rows = [_row(values, sums, once, i)[0] for i in range(num_things)]
+    estimates = np.array(rows).reshape(num_things, num_things)
     np.fill_diagonal(estimates, np.where(np.isnan(np.diag(estimates)), np.nan, 1.0))
     low, high = np.full((2, num_things, num_things), np.nan)
     pairs = estimates[np.triu_indices(num_things, 1)]

@@ -217,3 +217,10 @@ def test_same_seed_gives_the_same_answer() -> None:
     first, second = (likeness(world(), num_resamples=30, seed=4) for _ in range(2))
     for name, table in first.tables.items():
         pd.testing.assert_frame_equal(table, second.tables[name])
+
+
+def test_scores_without_two_in_common_are_not_compared() -> None:
+    scores = np.full((3, 3, 2), np.nan)
+    scores[[0, 1, 2], [0, 1, 2], [0, 1, 0]] = 0.5
+    answer = likeness(grid_tables(scores, np.full((3, 2), 0.1)), num_resamples=20)
+    assert all(finding.estimate is None and finding.reason for finding in answer.findings)
