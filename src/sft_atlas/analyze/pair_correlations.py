@@ -100,7 +100,7 @@ def label_test(
 
     Things without a label ("") are left out, and so are pairs without a correlation.
     """
-    named = np.array([bool(label) for label in labels])
+    named = np.array([bool(label) for label in labels], dtype=bool)
     matrix = correlations[np.ix_(named, named)]
     groups = codes([label for label in labels if label])
     if groups.size < MIN_CLUSTERS:
@@ -146,6 +146,8 @@ def cluster_order(correlations: Floats) -> Ints:
 
 def _row(values: Floats, sums: Floats, weights: Floats, place: int) -> Floats:
     """Weighted correlations of one thing with all, (resamples, things)."""
+    if not values.size:
+        return np.full((weights.shape[0], values.shape[0]), np.nan)
     products = np.einsum("cr,jcr->cj", values[place], values)
     squares = np.einsum("jcr,jcr->cj", values, values)
     size = weights.sum(axis=1, keepdims=True) * values.shape[2]

@@ -8,6 +8,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from planted_grid import Labels, grid_tables
+from sft_atlas.analyze.pair_correlations import label_test, pair_correlations
 from sft_atlas.analyze.profiles import mean_effects, profiles, single_runs
 from sft_atlas.analyze.questions.components import component_shares
 from sft_atlas.analyze.questions.likeness import likeness
@@ -219,8 +220,8 @@ def test_same_seed_gives_the_same_answer() -> None:
         pd.testing.assert_frame_equal(table, second.tables[name])
 
 
-def test_scores_without_two_in_common_are_not_compared() -> None:
-    scores = np.full((3, 3, 2), np.nan)
-    scores[[0, 1, 2], [0, 1, 2], [0, 1, 0]] = 0.5
-    answer = likeness(grid_tables(scores, np.full((3, 2), 0.1)), num_resamples=20)
-    assert all(finding.estimate is None and finding.reason for finding in answer.findings)
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2), (2, 3, 0)], ids=str)
+def test_where_holes_leave_nothing_nothing_is_compared(shape: tuple[int, int, int]) -> None:
+    found = pair_correlations(np.zeros(shape), np.ones((5, shape[1])))
+    assert found.mean is None and np.isnan(found.estimates).all()
+    assert label_test(found.estimates, [""] * shape[0]) is None
