@@ -135,7 +135,7 @@ def _vectors(
     both = None
     if models is not None and datasets is not None:
         both = (models[:, :, None] * datasets[:, None, :]).reshape(num_resamples, -1)
-    flat = values.reshape(num_models * num_datasets, -1).T[:, :, None]
+    flat = values.reshape(num_models * num_datasets, values.shape[2]).T[:, :, None]
     return kept.benchmarks, flat, both
 
 
