@@ -47,3 +47,7 @@ def test_cost_grows_with_samples_epochs_and_weights_and_lora_is_cheaper() -> Non
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(CatalogError, match="has no card"):
         training_price("ours-7b", _choices(), device="abacus")
+
+
+def test_a_name_that_states_no_parameters_has_no_card() -> None:
+    assert model_card("x-0b") is None

@@ -1,12 +1,14 @@
 """Recommendations on tables whose best data is known, and on those that can tell nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from decide.planted import effects, planted
 from planted_grid import Labels, grid_tables
-from sft_atlas.decide.recommend import NO_BASE, Recommendation, recommend
+from sft_atlas.decide.recommend import NO_BASE, NO_LIFT, Recommendation, recommend
 from sft_atlas.errors import DataError
 from sft_atlas.store.tables import Tables
 
@@ -195,3 +197,44 @@ def test_intervals_hold_for_new_models() -> None:
         rows = found.choices.set_index("data").loc[truth.index]
         covered += ((rows["low"] <= truth) & (truth <= rows["high"])).tolist()
     assert 0.82 <= np.mean(covered) <= 1.0
+
+
+def _without_bases(tables: Tables, models: set[str]) -> Tables:
+    scores = tables.scores.copy()
+    is_one = scores["model"].isin(models)
+    scores.loc[is_one, ["gain", "base_score"]] = np.nan
+    return replace(tables, scores=scores[~(is_one & (scores["method"] == "base"))])
+
+
+def test_a_base_score_without_any_lift_gives_no_gain(tables: Tables) -> None:
+    found = recommend(
+        _without_bases(tables, {f"m{m}" for m in range(7)}), model="m7", weights=WEIGHTS
+    )
+    assert found.why_no_gain == NO_LIFT
+    assert found.choices[["gain", "low", "high"]].isna().all(axis=None)
+    assert found.choices["data"].iloc[0] == BEST
+    assert found.choices["effect"].iloc[0] > 0
+
+
+def test_runs_that_are_known_are_not_favoured_where_no_base_tells_the_level() -> None:
+    tables = planted(EFFECT, noise=0.03, hidden=(0, 2, 4), seed=2)
+    found, bare = (
+        recommend(one, model="m7", weights=WEIGHTS)
+        for one in (tables, _without_bases(tables, {f"m{m}" for m in range(8)}))
+    )
+    rows, bare_rows = (one.choices.set_index("data").sort_index() for one in (found, bare))
+    apart = rows["effect"] - bare_rows["effect"]
+    assert apart.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("budget", [0.0, -3.0, float("nan"), float("inf")])
+def test_a_budget_is_a_number_above_zero(tables: Tables, budget: float) -> None:
+    with pytest.raises(DataError, match=r"GPU-hours; expected a number above 0\. Correct it\."):
+        recommend(tables, model="m7", weights=WEIGHTS, budget_gpu_hours=budget)
+
+
+def test_where_no_cost_is_known_no_budget_limits_the_next_runs() -> None:
+    tables = planted(effects(5, 2, size=0.01), noise=0.02, hidden=(0, 1, 2, 3, 4))
+    found = recommend(tables, model="m7", weights={"b0": 1}, budget_gpu_hours=0.01)
+    assert len(found.next_runs) > 0
+    assert "no cost is known: choices are ranked without the budget" in found.notes

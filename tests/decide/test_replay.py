@@ -80,7 +80,7 @@ def test_full_is_replayed_where_lora_has_as_many_runs() -> None:
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ((1, 6, 2), "1 models and 6 datasets; it takes 4 models with 5 datasets each"),
+        ((1, 6, 2), "1 model and 6 datasets; it takes 4 models with 5 datasets each"),
         ((6, 1, 2), "all datasets score the same"),
         ((6, 3, 2), "6 models and 3 datasets; it takes 4 models with 5 datasets each"),
     ],

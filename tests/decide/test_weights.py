@@ -67,3 +67,8 @@ def test_two_names_of_one_benchmark_are_refused() -> None:
 def test_without_scores_nothing_can_be_named() -> None:
     with pytest.raises(DataError, match="the evidence has no scores"):
         resolve_weights({"gsm8k": 1}, KNOWN.iloc[:0])
+
+
+def test_huge_and_tiny_weights_keep_their_proportions() -> None:
+    assert resolve_weights({"nq-1": 1e308, "nq-2": 1e308}, KNOWN) == {"nq-1": 0.5, "nq-2": 0.5}
+    assert resolve_weights({"nq-1": 1e-310, "nq-2": 1e-310}, KNOWN)["nq-1"] == pytest.approx(0.5)

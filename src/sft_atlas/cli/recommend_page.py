@@ -255,7 +255,7 @@ def _points(value: float | None, *, signed: bool = True) -> str:
     if value is None:
         return NO
     text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-    return text.replace("-", MINUS)
+    return text.replace("-", MINUS) if float(text) else "0.0"
 
 
 def _half(value: float | None) -> str:
@@ -263,6 +263,11 @@ def _half(value: float | None) -> str:
 
 
 def _percent(value: float) -> str:
+    """Probabilities come of draws: none is shown as certain."""
+    if value >= 0.995:
+        return "> 99 %"
+    if value < 0.005:
+        return "< 1 %"
     return f"{100 * value:.0f} %"
 
 

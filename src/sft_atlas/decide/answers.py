@@ -8,12 +8,15 @@ from typing import Final
 
 import pandas as pd
 
-from sft_atlas.analyze.findings import Finding, minus
+from sft_atlas.analyze.findings import Finding, minus, plural
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.decide.replay import MIXED, OURS, PLAIN, RANDOM, SINGLE, Replay, replay
 from sft_atlas.store.tables import Tables
 
 QUESTION: Final = "Can the best data for a new model be chosen in advance?"
+
+NEGLIGIBLE: Final = 5e-4
+"""A difference of regrets below this many standard deviations is shown as 0, and called none."""
 
 UNIT: Final = "model x benchmark (or weighted mix); models are resampled"
 METHOD: Final = (
@@ -80,7 +83,7 @@ def _regret(found: Replay, kind: str) -> Finding:
     first, *later = _steps(found)
     start = _row(found, kind, OURS, first)
     parts = [
-        f"{_share(row['top3'])} after {step} runs ({row['regret']:.2f} SD)"
+        f"{_share(row['top3'])} {_after(step)} ({row['regret']:.2f} SD)"
         for step in later
         for row in [_row(found, kind, OURS, step)]
     ]
@@ -97,7 +100,7 @@ def _regret(found: Replay, kind: str) -> Finding:
         statement=statement,
         estimate=float(start["regret"]),
         interval=(float(low), float(high)),
-        scale="difference",
+        scale="count",
         n=int(start["num_problems"]),
         unit=UNIT,
         method=METHOD,
@@ -110,28 +113,39 @@ def _compared(found: Replay, kind: str) -> Finding:
     steps = _steps(found)
     rows = {step: _row(found, kind, OURS, step) for step in steps}
     parts = [
-        f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}] "
-        f"after {step}"
+        f"{_less(row['difference'])} [{row['difference_low']:+.3f}, "
+        f"{row['difference_high']:+.3f}] {_after(step)}"
         for step, row in rows.items()
     ]
     last = _row(found, kind, RANDOM, steps[-1])["regret"]
-    worse = [step for step, row in rows.items() if row["difference_low"] > 0]
-    better = [step for step, row in rows.items() if row["difference_high"] < 0]
+    worse = [step for step, row in rows.items() if row["difference_low"] > NEGLIGIBLE]
+    better = [step for step, row in rows.items() if row["difference_high"] < -NEGLIGIBLE]
     verdict = (
         "At no step is it clearly worse than the plain order."
         if not worse
         else (f"It is clearly worse than the plain order after {', '.join(map(str, worse))}.")
     )
     if better:
-        verdict += f" It is clearly better after {', '.join(map(str, better))}."
+        verdict += (
+            (
+                f" Its interval lies below 0 after {', '.join(map(str, better))} (one of "
+                f"{len(steps)} steps, not adjusted for their number)."
+            )
+            if len(better) == 1
+            else (
+                f" Its intervals lie below 0 after {', '.join(map(str, better))} (of {len(steps)} "
+                "steps, not adjusted for their number)."
+            )
+        )
     first = rows[steps[0]]
     plain = _row(found, kind, PLAIN, steps[-1])["regret"]
     return Finding(
         question=QUESTION,
         statement=minus(
-            f"{kind}: regret less that of the plain order by the other models' mean: "
-            f"{'; '.join(parts)} revealed. {verdict} After {steps[-1]} runs the plain order gives "
-            f"away {plain:.2f} SD, a random order {last:.2f} SD."
+            f"{kind}: against training in the order of the other models' means, the choice gives "
+            f"away {', '.join(parts)} (difference of regrets in SD within models). {verdict} "
+            f"After {steps[-1]} runs the plain order gives away {plain:.2f} SD, a random order "
+            f"{last:.2f} SD."
         ),
         estimate=float(first["difference"]),
         interval=(float(first["difference_low"]), float(first["difference_high"])),
@@ -141,6 +155,16 @@ def _compared(found: Replay, kind: str) -> Finding:
         method=f"{METHOD} Paired by problem.",
         rows=(),
     )
+
+
+def _less(difference: float) -> str:
+    if round(abs(difference), 3) == 0:
+        return "as much"
+    return f"{abs(difference):.3f} SD {'less' if difference < 0 else 'more'}"
+
+
+def _after(step: int) -> str:
+    return "without any run" if step == 0 else f"after {plural(step, 'run')}"
 
 
 def _share(value: float) -> str:

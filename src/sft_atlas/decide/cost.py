@@ -76,7 +76,8 @@ def model_card(name: str) -> ModelCard | None:
         if wanted in (_plain(known), _plain(tail)):
             return card
     size = _SIZE.search(name.lower().replace("_", "-"))
-    return None if size is None else sized_card(name, int(float(size.group(1)) * 1e9))
+    parameters = 0 if size is None else int(float(size.group(1)) * 1e9)
+    return sized_card(name, parameters) if parameters else None
 
 
 def _sample_tokens(data: str) -> float:

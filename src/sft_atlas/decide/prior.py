@@ -70,7 +70,8 @@ class Beliefs:
     lift_variance: float
     """Of what all choices share, where the base model's scores are known."""
     base: Floats
-    """(benchmark,): the base model's score; NaN where none may be used."""
+    """(benchmark,): the base model's score; NaN where none may be used, or where nothing tells how
+    far runs lie above it."""
 
 
 def kin_mean(values: Floats, families: Sequence[str], model: int) -> Floats:
@@ -197,8 +198,8 @@ def beliefs(
     effect = view.effect[..., used]
     own = panel.value[view.model][..., used]
     shown: NDArray[np.bool_] = np.asarray(np.isfinite(own).all(axis=2) & use_own)
-    has_level = np.isfinite(view.levels.shift[:, used]).all(axis=1, keepdims=True)
-    supported = np.asarray(np.isfinite(effect).all(axis=2) & has_level)
+    has_shift = np.isfinite(view.levels.shift[:, used]).all(axis=1, keepdims=True)
+    supported = np.asarray(np.isfinite(effect).all(axis=2) & has_shift)
     ran = np.isfinite(panel.value[..., used]).all(axis=3).any(axis=0)
     wanted = ran if is_possible is None else is_possible
     allowed = np.asarray(wanted) & np.asarray(supported | shown)
@@ -206,11 +207,14 @@ def beliefs(
     known: Ints = np.flatnonzero(shown[allowed] & supported[allowed])
     # A run that nobody else made is known by itself, and tells nothing about the rest.
     setting, dataset = place[:, 0], place[:, 1]
-    base = panel.base[view.model, used]
-    lift = view.levels.lift[0][used]
-    level = np.where(np.isfinite(base + lift), base + lift, 0.0) + view.levels.shift[:, used]
-    means = np.nan_to_num(level[setting] + effect[setting, dataset])
     observed = own[setting, dataset]
+    expected = panel.base[view.model, used] + view.levels.lift[0][used]
+    relative = np.nan_to_num(view.levels.shift[setting][:, used] + effect[setting, dataset])
+    # Where no base score tells the level, the model's own runs do; without any it is open.
+    measured = np.nan_to_num(nan_mean(observed[known] - relative[known], axis=0))
+    means = np.where(np.isfinite(expected), expected, measured) + relative
+    has_level = np.isfinite(expected) | np.isfinite(observed[known]).any(axis=0)
+    base = np.where(has_level, panel.base[view.model, used], np.nan)
     covariance = _covariance(view, used, share, setting, dataset)
     noise = view.error[..., used][setting, dataset][known] ** 2
     after, left = _learn(
@@ -272,7 +276,7 @@ def _covariance(view: Outlook, used: Ints, share: Floats, setting: Ints, dataset
     What `forecast.posterior.joint_covariance` says of single benchmarks, summed with the weights.
     """
     levels, squared = view.levels, share**2
-    has_base = np.isfinite(view.panel.base[view.model, used])
+    has_base = np.isfinite(view.panel.base[view.model, used] + levels.lift[0][used])
     common = float(squared @ np.where(has_base, levels.lift_variance, UNKNOWN_LEVEL))
     blocks = view.data_covariance[:, used][:, :, used]
     same_data = dataset[:, None] == dataset

@@ -70,7 +70,9 @@ def unsupported(panel: Panel, view: Outlook, found: Beliefs, weights: Floats) ->
     for setting, dataset in np.argwhere(ran):
         count = int(scored[:, setting].any(axis=1).sum())
         with_data = int(scored[:, :, dataset].any(axis=1).sum())
-        if count < MIN_OTHERS:
+        if not bool(scored[:, setting, dataset].any()):
+            why = "no other model's run has scores on all of these benchmarks"
+        elif count < MIN_OTHERS:
             why = f"{count} other model(s) ran this setting with scores on all of these benchmarks"
         else:
             why = f"{with_data} other model(s) ran this data with scores on all of these benchmarks"

@@ -62,6 +62,10 @@ _ROUNDING: Final = 1e-5
 """A smaller error of a score is that of the arithmetic: no number of items gives it."""
 
 NO_BASE: Final = "the base model has no usable score on some of these benchmarks"
+NO_LIFT: Final = (
+    "no other model has a usable base score on some of these benchmarks: nothing tells how far "
+    "runs lie above the base model"
+)
 TOO_FEW: Final = "too few models can be left out to set the width of intervals"
 
 
@@ -124,14 +128,18 @@ def recommend(
     are named in the answer.
 
     Raises:
-        DataError: for benchmarks that the evidence lacks, weights that are no positive numbers, or
-            an empty name.
+        DataError: for benchmarks that the evidence lacks, weights or a budget that are no positive
+            numbers, or an empty name.
         CatalogError: for an unknown device.
     """
     scores = tables.scores
     empty = pd.DataFrame({"benchmark": [], "in_mean": []})
     wanted = resolve_weights(weights, empty if scores.empty else scores[["benchmark", "in_mean"]])
     known_models = [] if scores.empty else sorted({str(name) for name in scores["model"].unique()})
+    if budget_gpu_hours is not None and not 0 < budget_gpu_hours < np.inf:
+        raise DataError(
+            f"budget: {budget_gpu_hours:g} GPU-hours; expected a number above 0. Correct it."
+        )
     if not model.strip():
         raise DataError("model: no name; expected a base model's. Name one with --model.")
     name = name_in(known_models, model, "model")
@@ -213,7 +221,12 @@ def _answer(
     table = table.assign(rank=rank)
     next_ = _next(found, table, price.gpu_hours, budget, seed)
     if budget is not None and not fits.any():
-        notes.append("no choice fits the budget, or no cost is known: they are ranked without it")
+        why = (
+            "no choice fits the budget"
+            if np.isfinite(price.gpu_hours).any()
+            else "no cost is known"
+        )
+        notes.append(f"{why}: choices are ranked without the budget")
     has_gain = bool(np.isfinite(base))
     return Recommendation(
         **facts,
@@ -232,13 +245,18 @@ def _answer(
         next_runs=_next_frame(next_, found, table),
         next_stopped=next_.stopped,
         unsupported=unsupported(panel, view, found, vector),
-        why_no_gain="" if has_gain else NO_BASE,
+        why_no_gain="" if has_gain else _why_no_gain(view, vector),
         why_no_interval="" if np.isfinite(gain_factor if has_gain else effect_factor) else TOO_FEW,
         cost_basis=price.basis,
         num_models=num_others(panel, view.model, vector),
         reason="",
         notes=tuple(notes),
     )
+
+
+def _why_no_gain(view: Outlook, weights: Floats) -> str:
+    known = np.isfinite(view.panel.base[view.model, np.flatnonzero(weights)]).all()
+    return NO_LIFT if known else NO_BASE
 
 
 def _margin(spread: Floats, factor: float, found: Beliefs) -> Floats:
@@ -251,7 +269,11 @@ def _margin(spread: Floats, factor: float, found: Beliefs) -> Floats:
 def _next(
     found: Beliefs, table: pd.DataFrame, hours: Floats, budget: float | None, seed: int
 ) -> NextCells:
-    """Order the runs that are not known; without costs, runs count alike."""
+    """Order the runs that are not known; without costs, runs count alike and no budget limits
+    them.
+    """
+    if not np.isfinite(hours).any():
+        budget = None
     price = np.where(np.isfinite(hours), hours, 1.0)
     keys = table.assign(place=np.arange(len(table)))[~found.is_observed]
     runs = [

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from sft_atlas.analyze.findings import plural
 from sft_atlas.analyze.gains import setting_label
 from sft_atlas.decide.beliefs import standing
 from sft_atlas.decide.prior import centred, kin_mean
@@ -121,7 +122,8 @@ def replay(
     for kind, weights in sets.items():
         problems = list(_problems(rows, panel, weights, spread))
         if len({model for model, _ in problems}) < MIN_MODELS:
-            counts = f"{len(panel.models)} models and {len(panel.datasets)} datasets"
+            counts = f"{plural(len(panel.models), 'model')} and "
+            counts += plural(len(panel.datasets), "dataset")
             need = f"it takes {MIN_MODELS} models with {MIN_DATASETS} datasets each"
             return _nothing(f"{counts}; {need}", label)
         parts.append(_compared(kind, problems, steps, num_resamples=num_resamples, seed=seed))
@@ -253,7 +255,11 @@ def _decide(problem: _Problem, count: int, seed: int) -> _Outcome:
     for _ in range(count):
         hidden = np.setdiff1d(np.arange(mean.size), seen)
         seen = np.append(seen, hidden[np.argmax(mean[hidden])])
-        mean, covariance = condition(problem.ours, problem.covariance, seen, problem.truth[seen])
+        # The level is that of the runs that are revealed: a prior about 0 would pull the rest down.
+        level = (problem.truth[seen] - problem.ours[seen]).mean()
+        mean, covariance = condition(
+            problem.ours + level, problem.covariance, seen, problem.truth[seen]
+        )
         mean = mean.copy()
         mean[seen] = problem.truth[seen]
     chosen = int(np.argmax(mean))

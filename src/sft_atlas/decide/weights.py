@@ -75,8 +75,10 @@ def resolve_weights(weights: Mapping[str, float], benchmarks: "pd.DataFrame") ->
         if benchmark in found:
             raise DataError(f"weights: {name} means {benchmark}, which is named before. Drop one.")
         found[benchmark] = float(weight)
-    total = sum(found.values())
-    return {name: weight / total for name, weight in found.items()}
+    # Divided twice: the sum of huge weights is infinite.
+    largest = max(found.values())
+    total = sum(weight / largest for weight in found.values())
+    return {name: weight / largest / total for name, weight in found.items()}
 
 
 def _find(name: str, known: "pd.Series[bool]") -> str:

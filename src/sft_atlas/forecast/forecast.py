@@ -32,12 +32,16 @@ from sft_atlas.forecast.outcomes import QUERY, SETTING, over_settings
 from sft_atlas.forecast.panel import Panel, gain_scale, hide, split
 from sft_atlas.forecast.posterior import MAX_ENTRIES, Places, condition
 from sft_atlas.forecast.support import why_not
-from sft_atlas.forecast.told import Told, prior, tell_models
+from sft_atlas.forecast.told import Told, at_measured_level, prior, tell_models
 from sft_atlas.statistics.clusters import Floats, Ints
 from sft_atlas.store.tables import Tables
 
 NO_RUNS: Final = "no run on a single dataset has a score"
 NO_BASE: Final = "its base model has no usable score on this benchmark"
+NO_LIFT: Final = (
+    "no other model has a usable base score on this benchmark: nothing tells how far runs lie "
+    "above the base model"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,7 @@ def posterior_of(
     size = places.setting.size
     rest = np.arange(size, mean.size)
     values = panel.value[model][tuple(known.T)]
+    mean = at_measured_level(panel, told, place, both, mean, rest, values)
     mean, covariance = condition(mean, common + differing, rest, values)
     return mean[:size], covariance[:size, :size]
 
@@ -218,14 +223,19 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
     observed = panel.value[number][places.setting, places.dataset, places.benchmark]
     is_observed = np.asarray(np.isfinite(observed), dtype=np.bool_)
     mean = np.where(is_observed, observed, mean)
-    base = panel.base[number][places.benchmark]
+    has_level = np.isfinite(told.levels.lift[0])
+    has_level |= np.isfinite(panel.value[number]).any(axis=(0, 1))
+    why_no_gain = np.where(np.isfinite(panel.base[number]), "", NO_BASE).astype(object)
+    why_no_gain[np.isfinite(panel.base[number]) & ~has_level] = NO_LIFT
+    base = np.where(has_level, panel.base[number], np.nan)[places.benchmark]
     scale = panel.scale[places.benchmark]
     schemes = np.where(is_new[places.dataset], NEW_DATA, scheme)
     margin = np.array([test.margins.get(str(name), np.inf) for name in schemes])
-    has_base = [bool(known) for known in np.isfinite(base)]
     why_no_interval = [
-        _why_no_interval(bool(seen), str(name), width, has_runs, known, test)
-        for seen, name, width, known in zip(is_observed, schemes, margin, has_base, strict=True)
+        _why_no_interval(bool(seen), str(name), width, has_runs, str(why), test)
+        for seen, name, width, why in zip(
+            is_observed, schemes, margin, why_no_gain[places.benchmark], strict=True
+        )
     ]
     margin = np.where(np.array(why_no_interval) == "", margin, np.nan)
     centring = _centring(places.benchmark)
@@ -239,7 +249,7 @@ def _fill(frame: pd.DataFrame, rows: Ints, panel: Panel, model: str, test: BackT
     frame.loc[rows, "gain"] = (mean - base) * scale
     frame.loc[rows, "low"] = (mean - base - margin) * scale
     frame.loc[rows, "high"] = (mean - base + margin) * scale
-    frame.loc[rows, "why_no_gain"] = np.where(np.isfinite(base), "", NO_BASE)
+    frame.loc[rows, "why_no_gain"] = why_no_gain[places.benchmark]
     frame.loc[rows, "why_no_interval"] = why_no_interval
     frame.loc[rows, "is_observed"] = is_observed
     frame.loc[rows, "num_models"] = _num_others(panel, number)[places.dataset]
@@ -286,14 +296,14 @@ def _with_new_data(
 
 
 def _why_no_interval(
-    is_observed: bool, scheme: str, margin: float, has_runs: bool, has_base: bool, test: BackTest
+    is_observed: bool, scheme: str, margin: float, has_runs: bool, no_gain: str, test: BackTest
 ) -> str:
     if is_observed:
         return "this run is in the evidence; its own interval comes from its items"
     if scheme == NEW_DATA and not has_runs:
         return "a new dataset on a new model was never tested"
-    if not has_base:
-        return NO_BASE
+    if no_gain:
+        return no_gain
     if scheme in test.reasons:
         return f"not tested: {test.reasons[scheme]}"
     return "" if np.isfinite(margin) else "too few groups were left out to set its width"

@@ -160,6 +160,30 @@ def prior(panel: Panel, told: Told, place: int, places: Places) -> tuple[Floats,
     return level[places.setting, places.benchmark], common, differing
 
 
+def at_measured_level(
+    panel: Panel,
+    told: Told,
+    place: int,
+    places: Places,
+    mean: Floats,
+    known: Ints,
+    values: Floats,
+) -> Floats:
+    """Means of entries, moved to the level of those that are known where no base score tells it.
+
+    `mean` is (entry,) or (entry, candidate). A level of 0 with a wide prior would pull entries that
+    are not known a little below those that are.
+    """
+    expected = panel.base[told.models[place]] + told.levels.lift[place]
+    moved = mean.copy()
+    for test in np.flatnonzero(~np.isfinite(expected)):
+        is_own = places.benchmark == test
+        is_shown = is_own[known]
+        if is_shown.any():
+            moved[is_own] += (values[is_shown] - mean[known[is_shown]]).mean(axis=0)
+    return moved
+
+
 def _conditioned(
     panel: Panel, told: Told, place: int, known: NDArray[np.bool_], order: Ints
 ) -> dict[str, Result]:
@@ -185,9 +209,11 @@ def _conditioned(
     names = list(told.effects)
     means = np.stack([level + told.effects[name][place][possible] for name in names], axis=1)
     usable = np.isfinite(means).all(axis=0)
-    updated, _ = condition(
-        np.nan_to_num(means), common + differing, is_known, values[is_known][:, None]
+    shown_values = values[is_known][:, None]
+    means = at_measured_level(
+        panel, told, place, places, np.nan_to_num(means), is_known, shown_values
     )
+    updated, _ = condition(means, common + differing, is_known, shown_values)
     shown_known = (known & possible).astype(np.float64)
     hidden = np.ones(len(at), dtype=np.bool_)
     hidden[is_known] = False
