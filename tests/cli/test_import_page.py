@@ -54,7 +54,7 @@ def test_counts_coverage_and_next_commands_are_shown(found: Imported) -> None:
     assert ["each-1k-cosine", "lora", "4", "5", "1", "19", "1", "57", "of", "60"] in rows
     assert "note: one thing" in text
     assert "Report: sft-atlas report massive-sft\n" in text
-    assert text.endswith("sft-atlas recommend --model m0 --evidence massive-sft")
+    assert text.endswith("recommend --model m0 --for gsm8k-0shot --evidence massive-sft")
 
 
 def test_commands_name_another_store(found: Imported) -> None:

@@ -64,7 +64,9 @@ def import_page(found: "Imported", store: Path) -> RenderableType:
     if found.checks:
         parts.append(Text("\nfound as stated:", "bold"))
         parts += [_indented(check) for check in found.checks]
-    parts.append(Text("\n" + "\n".join(_next_commands(found, store))))
+    # A command that was broken at the window's width could not be copied.
+    commands = "\n" + "\n".join(_next_commands(found, store))
+    parts.append(Text(commands, no_wrap=True, overflow="ignore"))
     return Group(*parts)
 
 
@@ -119,7 +121,13 @@ def _indented(text: str) -> RenderableType:
 def _next_commands(found: "Imported", store: Path) -> Iterator[str]:
     where = [] if store == Path("store") else ["--store", str(store)]
     model = found.tables.cells["model"].iloc[0]
+    scores = found.tables.scores
+    counted = scores.loc[scores["in_mean"].astype(bool) & scores["score"].notna(), "benchmark"]
+    benchmark = str((counted if len(counted) else scores["benchmark"]).iloc[0])
     yield "Report: " + shlex.join(["sft-atlas", "report", found.name, *where])
     yield "Which data for a model: " + shlex.join(
-        ["sft-atlas", "recommend", "--model", str(model), "--evidence", found.name, *where]
+        [
+            *("sft-atlas", "recommend", "--model", str(model), "--for", benchmark),
+            *("--evidence", found.name, *where),
+        ]
     )

@@ -24,7 +24,7 @@ def print_content(content: Any) -> None:
     elif isinstance(content, (dict, list)):
         typer.echo(json_text(content))
     else:
-        Console().print(content)
+        Console().print(content, crop=False)
 
 
 def json_text(content: Any) -> str:
