@@ -9,7 +9,7 @@ from planted_grid import Labels, grid_rows, grid_tables
 from sft_atlas.errors import Error
 from sft_atlas.evidence.tidy import tidy_tables
 from sft_atlas.forecast.back_test import HOLES, NEW_DATA, NEW_MODEL, BackTest
-from sft_atlas.forecast.forecast import NO_BASE, Forecast, back_test, draws, forecast
+from sft_atlas.forecast.forecast import NO_BASE, NO_LIFT, Forecast, back_test, draws, forecast
 from sft_atlas.forecast.outcomes import QUERY
 from sft_atlas.store.tables import Tables
 
@@ -221,3 +221,18 @@ def test_no_evidence_is_a_reason_for_every_query(tables: Tables) -> None:
     found = forecast(bare, ask(["m0"], ["d0", "d1"], ["b0"]))
     assert set(found.frame["why_not"]) == {"no run on a single dataset has a score"}
     assert found.frame["gain"].isna().all()
+
+
+def test_a_base_score_without_any_lift_gives_no_gain(tables: Tables) -> None:
+    models = sorted(set(tables.scores["model"]))
+    bare = tables.scores.copy()
+    is_other = bare["model"] != "m0"
+    bare.loc[is_other, ["gain", "base_score"]] = np.nan
+    bare = bare[~(is_other & (bare["method"] == "base"))]
+    hidden = without(tables, "m0", tuple(f"d{d}" for d in range(6)))
+    changed = {**vars(hidden), "scores": bare[bare["cell"].isin(set(hidden.scores["cell"]))]}
+    found = forecast(Tables(**changed), ask(models[:1], ["d0", "d1"], ["b0"])).frame
+    assert (found["why_no_gain"] == NO_LIFT).all()
+    assert (found["why_no_interval"] == NO_LIFT).all()
+    assert found[["gain", "low", "high"]].isna().all(axis=None)
+    assert found["effect"].notna().all()
