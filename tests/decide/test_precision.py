@@ -51,7 +51,7 @@ def test_the_half_width_is_that_of_the_interval_that_comes_of_it() -> None:
     evidence = _with_values(_runs(40, 40), model=0.03, data=0.02, rest=0.04)
     expected = _row(expected_precision(evidence, _runs(8, 6), _runs(4, 6)), METHODS)
     widths = []
-    for seed in range(200):
+    for seed in range(60):
         found = pairs(
             _with_values(_runs(8, 6), model=0.03, data=0.02, rest=0.04, seed=seed),
             METHODS,

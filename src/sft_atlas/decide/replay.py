@@ -250,17 +250,19 @@ def _bounded(name: str, values: Floats, models: Ints, bags: Ints) -> dict[str, f
 
 
 def _decide(problem: _Problem, count: int, seed: int) -> _Outcome:
-    """Reveal the run with the highest expectation, `count` times, and choose."""
-    mean, covariance, seen = problem.ours, problem.covariance, np.zeros(0, dtype=np.int64)
-    for _ in range(count):
-        hidden = np.setdiff1d(np.arange(mean.size), seen)
-        seen = np.append(seen, hidden[np.argmax(mean[hidden])])
+    """Reveal the `count` runs of the highest expectation, and choose.
+
+    Every run that is revealed moves what is expected of all others alike, because all vary and
+    vary together alike: the order in which they are revealed is that of the first expectations.
+    """
+    mean, covariance = problem.ours, problem.covariance
+    if count:
+        seen = np.argsort(-problem.ours, kind="stable")[:count]
         # The level is that of the runs that are revealed: a prior about 0 would pull the rest down.
         level = (problem.truth[seen] - problem.ours[seen]).mean()
         mean, covariance = condition(
             problem.ours + level, problem.covariance, seen, problem.truth[seen]
         )
-        mean = mean.copy()
         mean[seen] = problem.truth[seen]
     chosen = int(np.argmax(mean))
     chance = standing(mean, covariance, num_draws=NUM_DRAWS, seed=seed).best_probability[chosen]
