@@ -122,6 +122,17 @@ def test_budget_and_weights_go_together(tmp_path: Path) -> None:
     assert "--budget and --for are given together" in run.output
 
 
+def test_a_full_disk_refuses_the_plan_and_not_the_proposal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sft_atlas.execute.disk.free_bytes", lambda _: 0)
+    study, store = sft_atlas.new("mine", folder=tmp_path), tmp_path / "store"
+    with pytest.raises(sft_atlas.Error, match=r"are free; expected room for all of it"):
+        sft_atlas.plan(study, store=store)
+    found = sft_atlas.next_cells(study, {"mini-math": 1}, budget_gpu_hours=3.0, store=store)
+    assert found.planned_gpu_hours > 0
+
+
 def test_a_plan_within_a_budget_without_evidence_says_why(tmp_path: Path) -> None:
     study, store = sft_atlas.new("mine", folder=tmp_path), tmp_path / "store"
     words = ["plan", str(study), "--store", str(store), "--budget", "1gpuh", "--for", "mini-math"]

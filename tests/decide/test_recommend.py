@@ -186,7 +186,7 @@ def test_the_order_of_rows_changes_nothing(tables: Tables, found: Recommendation
 
 def test_intervals_hold_for_new_models() -> None:
     covered = []
-    for seed in range(8):
+    for seed in range(6):
         effect = effects(5, 2, seed=seed, size=0.03)
         full = planted(effect, num_models=9, noise=0.03, seed=seed)
         own = full.scores[(full.scores["model"] == "m8") & (full.scores["method"] != "base")]
