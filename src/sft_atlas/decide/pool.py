@@ -1,12 +1,16 @@
 """What do several sources of results say together?
 
 In: tables by source. Out: one pair of tables `cells` and `scores`. Models, datasets and benchmarks
-keep their names; a cell that two sources hold is the first one's. Nothing is averaged over sources:
-comparisons are made within a model, so that other ways of scoring shift all of its choices alike.
+keep their names; a run that two sources scored on one benchmark has the first one's score. Nothing
+is averaged over sources: comparisons are made within a model, so that other ways of scoring shift
+all of its choices alike.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from sft_atlas.store.tables import Tables
@@ -18,7 +22,7 @@ def pool(sources: Mapping[str, Tables]) -> Tables:
     if len(every) == 1:
         return every[0]
     cells = _stack([one.cells for one in every], ["cell"])
-    scores = _stack([one.scores for one in every], ["cell", "benchmark"])
+    scores = _stack([one.scores for one in _unrepeated(every)], ["cell", "benchmark"])
     measured = {
         name: next((getattr(one, name) for one in every if not getattr(one, name).empty), None)
         for name in ("datasets", "descriptions", "similarities")
@@ -27,6 +31,27 @@ def pool(sources: Mapping[str, Tables]) -> Tables:
     empty = pd.DataFrame()
     parts = {"drift": empty, "datasets": empty, "curves": empty} | known
     return Tables(cells=cells, scores=scores, **parts)
+
+
+_RUN: Final = ("model", "data", "method", "samples", "schedule", "epoch", "benchmark")
+
+
+def _unrepeated(sources: Sequence[Tables]) -> list[Tables]:
+    """Drop scores of runs that an earlier source scored on the same benchmark.
+
+    Two ways of scoring would otherwise be averaged as if they were seeds of one run.
+    """
+    seen: set[tuple[object, ...]] = set()
+    kept = []
+    for one in sources:
+        if one.scores.empty:
+            continue
+        known = one.scores[one.scores["score"].notna()]
+        keys = list(one.scores[list(_RUN)].itertuples(index=False, name=None))
+        is_new = np.array([key not in seen for key in keys], dtype=np.bool_)
+        seen |= set(known[list(_RUN)].itertuples(index=False, name=None))
+        kept.append(replace(one, scores=one.scores[is_new]))
+    return kept
 
 
 def _stack(frames: Sequence[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
