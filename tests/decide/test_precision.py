@@ -77,6 +77,20 @@ def test_two_datasets_are_compared_over_models() -> None:
     assert pd.isna(row["proposed_half_width"])
 
 
+def test_levels_of_models_do_not_narrow_the_comparison_of_datasets() -> None:
+    widths = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        evidence = _runs(8, 5, methods=("full",))
+        levels = evidence["model"].map(
+            dict(zip(sorted(set(evidence["model"])), range(8), strict=True))
+        )
+        evidence = evidence.assign(value=levels + 0.05 * rng.standard_normal(len(evidence)))
+        widths.append(_row(expected_precision(evidence, evidence, evidence), DATA)["half_width"])
+    expected = t_quantile(8) * math.sqrt(2 * 0.05**2 / 8)
+    assert np.mean(np.array(widths, dtype=float)) == pytest.approx(expected, rel=0.06)
+
+
 def test_what_the_evidence_cannot_tell_has_no_number() -> None:
     evidence = _with_values(_runs(6, 5), model=0.01, data=0.01, rest=0.01)
     frame = expected_precision(evidence, _runs(6, 5), _runs(6, 5))

@@ -63,7 +63,7 @@ def expected_precision(
     """
     rows = []
     for question in (DATA, METHODS, SAMPLES, EPOCHS):
-        spread = _spread(pairs(evidence, question, with_values=True))
+        spread = _spread(pairs(evidence, question, with_values=True), question)
         all_of_it, part = (pairs(runs, question) for runs in (planned, proposed))
         why = ""
         if spread is None:
@@ -91,7 +91,8 @@ def expected_precision(
 def pairs(runs: pd.DataFrame, question: str, *, with_values: bool = False) -> pd.DataFrame:
     """Pairs of runs that differ in nothing but what is asked: model, data, perhaps difference.
 
-    For `DATA` a row is a run, and its difference that to the mean of its model and setting.
+    For `DATA` a row is a run, and its difference the value itself: variances that tell models
+    apart hold their levels, and centring within a model would make the rest look smaller.
     """
     empty = pd.DataFrame(columns=["model", "data", "difference"])
     if runs.empty:
@@ -103,8 +104,7 @@ def pairs(runs: pd.DataFrame, question: str, *, with_values: bool = False) -> pd
         frame = frame[frame["epoch"] == last]
         groups = frame.groupby(["model", *setting])
         several = groups["data"].transform("nunique") > 1
-        centred = frame["value"] - groups["value"].transform("mean")
-        found = frame.assign(difference=centred)[several]
+        found = frame.assign(difference=frame["value"])[several]
         # One setting: that with the most runs, so that no dataset counts twice in a model.
         if found.empty:
             return empty
@@ -128,7 +128,7 @@ def pairs(runs: pd.DataFrame, question: str, *, with_values: bool = False) -> pd
     return found if len(found) else empty
 
 
-def _spread(found: pd.DataFrame) -> Spread | None:
+def _spread(found: pd.DataFrame, question: str) -> Spread | None:
     """Variances of differences, by REML; where models and datasets cannot be told apart from the
     rest, all of it is the rest.
     """
@@ -139,7 +139,14 @@ def _spread(found: pd.DataFrame) -> Spread | None:
     try:
         fit = fit_reml(values, factors)
     except NotEstimableError:
-        return Spread(model=0.0, data=0.0, rest=float(values.var(ddof=1)), num_pairs=values.size)
+        # Levels of models are no part of the difference of two datasets.
+        by_model = found["difference"].groupby(found["model"].to_numpy())
+        apart = values - np.asarray(by_model.transform("mean")) if question == DATA else values
+        free = values.size - (by_model.ngroups if question == DATA else 1)
+        if free < 1:
+            return None
+        rest = float(((apart - apart.mean()) ** 2).sum()) / free
+        return Spread(model=0.0, data=0.0, rest=rest, num_pairs=values.size)
     parts = dict(zip(fit.names, fit.variances.tolist(), strict=True))
     return Spread(
         model=parts.get("model", 0.0),
