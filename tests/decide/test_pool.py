@@ -6,6 +6,7 @@ import pandas as pd
 
 from decide.planted import effects, planted
 from sft_atlas.decide.pool import pool
+from sft_atlas.decide.weights import resolve_weights, scored_benchmarks
 from sft_atlas.forecast.outcomes import outcomes
 
 
@@ -51,3 +52,29 @@ def test_scores_of_one_run_from_two_sources_are_not_averaged() -> None:
     assert (found["num_cells"] == 1).all()
     assert set(found["benchmark"]) == {"b0", "b1", "b2"}
     assert (found["value"] != 0.9).all()
+
+
+def test_a_test_without_examples_has_one_name_over_sources() -> None:
+    tables = planted(effects(3, 2), num_models=3)
+    first = str(tables.scores["benchmark"].iloc[0])
+    other = tables.scores.assign(
+        benchmark=tables.scores["benchmark"].replace({first: f"{first}-0shot"}),
+        model="theirs " + tables.scores["model"],
+        cell="theirs " + tables.scores["cell"],
+    )
+    found = pool({"ours": tables, "theirs": replace(tables, scores=other)})
+    assert set(found.scores["benchmark"]) == set(tables.scores["benchmark"])
+    alone = replace(tables, scores=other)
+    assert f"{first}-0shot" in set(pool({"theirs": alone, "more": alone}).scores["benchmark"])
+
+
+def test_a_benchmark_that_nothing_has_scored_yet_gives_way_to_one_that_was() -> None:
+    scores = pd.DataFrame(
+        {
+            "benchmark": ["gsm8k", "gsm8k-0shot", "gsm8k-0shot"],
+            "in_mean": True,
+            "score": [float("nan"), 0.4, 0.5],
+        }
+    )
+    assert resolve_weights({"gsm8k": 2}, scored_benchmarks(scores)) == {"gsm8k-0shot": 1.0}
+    assert scored_benchmarks(scores.iloc[:0]).empty

@@ -1,9 +1,9 @@
 """What do several sources of results say together?
 
 In: tables by source. Out: one pair of tables `cells` and `scores`. Models, datasets and benchmarks
-keep their names; a run that two sources scored on one benchmark has the first one's score. Nothing
-is averaged over sources: comparisons are made within a model, so that other ways of scoring shift
-all of its choices alike.
+keep their names, but `X-0shot` is `X` where another source calls it so; a run that two sources
+scored on one benchmark has the first one's score. Nothing is averaged over sources: comparisons are
+made within a model, so that other ways of scoring shift all of its choices alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ def pool(sources: Mapping[str, Tables]) -> Tables:
     every = list(sources.values())
     if len(every) == 1:
         return every[0]
+    every = _with_one_name(every)
     cells = _stack([one.cells for one in every], ["cell"])
     scores = _stack([one.scores for one in _unrepeated(every)], ["cell", "benchmark"])
     measured = {
@@ -31,6 +32,23 @@ def pool(sources: Mapping[str, Tables]) -> Tables:
     empty = pd.DataFrame()
     parts = {"drift": empty, "datasets": empty, "curves": empty} | known
     return Tables(cells=cells, scores=scores, **parts)
+
+
+_NO_EXAMPLES: Final = "-0shot"
+
+
+def _with_one_name(sources: Sequence[Tables]) -> list[Tables]:
+    """Call a benchmark asked without examples by its bare name, where a source calls it so."""
+    names = {
+        str(name) for one in sources if len(one.scores) for name in one.scores["benchmark"].unique()
+    }
+    bare = {name + _NO_EXAMPLES: name for name in names if name + _NO_EXAMPLES in names}
+    return [
+        one
+        if one.scores.empty or not bare
+        else replace(one, scores=one.scores.assign(benchmark=one.scores["benchmark"].replace(bare)))
+        for one in sources
+    ]
 
 
 _RUN: Final = ("model", "data", "method", "samples", "schedule", "epoch", "benchmark")

@@ -17,7 +17,7 @@ from sft_atlas.decide.names import name_in
 from sft_atlas.decide.next_cells import Candidates, next_cells
 from sft_atlas.decide.precision import KEYS, expected_precision, mixed_outcomes
 from sft_atlas.decide.prior import beliefs, outlook, score_errors, with_known_level
-from sft_atlas.decide.weights import resolve_weights
+from sft_atlas.decide.weights import resolve_weights, scored_benchmarks
 from sft_atlas.forecast.known import known_outcomes, known_panel
 from sft_atlas.forecast.panel import Panel
 from sft_atlas.forecast.support import MIN_OTHERS
@@ -98,8 +98,7 @@ def propose(
     underscores do not matter. Raises `DataError` for benchmarks that it lacks.
     """
     scores = evidence.scores
-    known = pd.DataFrame({"benchmark": [], "in_mean": []})
-    wanted = resolve_weights(weights, known if scores.empty else scores[["benchmark", "in_mean"]])
+    wanted = resolve_weights(weights, scored_benchmarks(scores))
     rows = known_outcomes(evidence, benchmarks=list(wanted), only_final=False)
     mixed = mixed_outcomes(rows, wanted)
     everything = _epochs_of(runs)

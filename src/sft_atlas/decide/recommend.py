@@ -36,7 +36,7 @@ from sft_atlas.decide.ranking import (
     unsupported,
 )
 from sft_atlas.decide.sensitivity import flips
-from sft_atlas.decide.weights import resolve_weights
+from sft_atlas.decide.weights import resolve_weights, scored_benchmarks
 from sft_atlas.errors import DataError
 from sft_atlas.forecast.known import known_outcomes, known_panel
 from sft_atlas.forecast.outcomes import CHOICE
@@ -133,8 +133,7 @@ def recommend(
         CatalogError: for an unknown device.
     """
     scores = tables.scores
-    empty = pd.DataFrame({"benchmark": [], "in_mean": []})
-    wanted = resolve_weights(weights, empty if scores.empty else scores[["benchmark", "in_mean"]])
+    wanted = resolve_weights(weights, scored_benchmarks(scores))
     known_models = [] if scores.empty else sorted({str(name) for name in scores["model"].unique()})
     if budget_gpu_hours is not None and not 0 < budget_gpu_hours < np.inf:
         raise DataError(

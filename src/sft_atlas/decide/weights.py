@@ -58,6 +58,13 @@ def parse_budget(text: str) -> float:
     return value
 
 
+def scored_benchmarks(scores: "pd.DataFrame") -> "pd.DataFrame":
+    """Return `benchmark` and `in_mean` of what was scored: what a study only asks is not known."""
+    if scores.empty:
+        return scores.reindex(columns=["benchmark", "in_mean"])
+    return scores.loc[scores["score"].notna(), ["benchmark", "in_mean"]]
+
+
 def resolve_weights(weights: Mapping[str, float], benchmarks: "pd.DataFrame") -> dict[str, float]:
     """Name benchmarks in full, with weights that add to 1.
 
