@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from planted_grid import Labels, grid_tables
 from sft_atlas.analyze import findings as words
 from sft_atlas.analyze import method_traces, relations
 from sft_atlas.analyze.analysis import QUESTIONS, Analysis, analyze

@@ -59,10 +59,13 @@ def parse_budget(text: str) -> float:
 
 
 def scored_benchmarks(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """Return `benchmark` and `in_mean` of what was scored: what a study only asks is not known."""
+    """Return `benchmark` and `in_mean` of what was scored, or of all that is asked where nothing
+    was: a benchmark without a score gives way to one of a like name that has some.
+    """
     if scores.empty:
         return scores.reindex(columns=["benchmark", "in_mean"])
-    return scores.loc[scores["score"].notna(), ["benchmark", "in_mean"]]
+    is_scored = scores["score"].notna()
+    return scores.loc[is_scored if is_scored.any() else slice(None), ["benchmark", "in_mean"]]
 
 
 def resolve_weights(weights: Mapping[str, float], benchmarks: "pd.DataFrame") -> dict[str, float]:

@@ -126,7 +126,7 @@ def digest_files(paths: Sequence[Path], root: Path) -> str:
 def source_name(origin: Path) -> str:
     """Make a name that results can be kept under from the name of their file or folder.
 
-    >>> source_name(Path("runs/My results (2).csv"))
+    >>> source_name(Path("runs/My results (2)"))
     'My-results-2'
     """
     stem = origin.resolve().stem if origin.is_file() else origin.resolve().name
