@@ -154,6 +154,41 @@ def _atlas(*arguments: str) -> int:
     return 1024 * usage.ru_maxrss
 
 
+def page(folder: Path, given: Path | None) -> dict[str, Any]:
+    """Open a report of that size in Chromium: when it is usable, and how soon a filter answers."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from chromium import BROWSER, open_tab
+
+    if BROWSER is None:
+        return {"reason": "Chromium is not installed"}
+    table, store, path = given or folder / "table.csv", folder / "store", folder / "page.html"
+    if given is None:
+        write_table(table)
+    _atlas("import", "massive-sft", str(table), "--store", str(store), "--name", "t")
+    _atlas("report", "t", "--store", str(store), "--output", str(path))
+    usable, filtered = [], []
+    for i in range(5):
+        with open_tab(folder / f"profile-{i}") as tab:
+            tab.open(path)
+            usable.append(tab.run("performance.getEntriesByName('usable')[0].startTime") / 1000)
+            filtered.append(tab.run(FILTER) / 1000)
+    return {
+        "page_mb": round(path.stat().st_size / 1e6, 2),
+        "usable_seconds": _spread(usable),
+        "filter_seconds": _spread(filtered),
+    }
+
+
+FILTER: Final = """(() => {
+  const field = document.querySelector("#controls-results input[type=search]");
+  const started = performance.now();
+  field.value = "lora magicoder";
+  field.dispatchEvent(new Event("input"));
+  document.getElementById("result-count").getBoundingClientRect();
+  return performance.now() - started;
+})()"""
+
+
 def crossed_rows(
     num_models: int, num_data: int, num_benchmarks: int, num_repeats: int
 ) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
@@ -350,6 +385,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 PARTS: Final[dict[str, Callable[[Path, Path | None], dict[str, Any]]]] = {
     "report": report,
+    "page": page,
     "reml": reml,
     "tabulate": tabulate,
 }
