@@ -8,7 +8,6 @@ Finding says why.
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.epoch_choice import MARGIN
@@ -17,7 +16,10 @@ from sft_atlas.analyze.findings import (
     MAX_P,
     SAMPLES,
     Finding,
+    bounds_of,
     interval_text,
+    known,
+    not_estimable,
     plural,
     points,
 )
@@ -73,7 +75,7 @@ def best_finding(
     `lines` are all of the series: those of single datasets on the mean are listed.
     """
     is_same = line["validated"] is not None and line["low"] == line["high"]
-    interval = None if is_same else _interval(line)
+    interval = None if is_same else bounds_of(line)
     text = (
         f"{_series(line)}: epoch {line['best_epoch']} has the highest mean score "
         f"({100 * line['chosen_fraction']:.0f} % of resamples choose it, 95 % {_span(line)}). "
@@ -128,9 +130,9 @@ def size_finding(
     else:
         text += (
             f"{second:,} samples instead of {first:,} change the mean score by "
-            f"{points(whole['difference'])} points {interval_text(_interval(whole))}, at equal "
+            f"{points(whole['difference'])} points {interval_text(bounds_of(whole))}, at equal "
             f"epochs, which is {steps:g} times the steps. "
-            f"{_direction(_interval(whole), 'More is better.', 'Fewer is better.')}"
+            f"{_direction(bounds_of(whole), 'More is better.', 'Fewer is better.')}"
         )
     if primary:
         text += f" {_by_benchmark(primary)}"
@@ -141,7 +143,7 @@ def size_finding(
         question=SAMPLES,
         statement=" ".join(text.split()),
         estimate=whole["difference"] if whole else None,
-        interval=_interval(whole) if whole else None,
+        interval=bounds_of(whole) if whole else None,
         scale="points",
         n=some["num_pairs"],
         unit=f"pair of cells ({_clusters(some)})",
@@ -150,7 +152,7 @@ def size_finding(
             f"averaged first. {TWO_WAY}"
         ),
         rows=tuple(dict.fromkeys([*pairs["cell_first"], *pairs["cell_second"]])),
-        p_value=_known(whole["p_value"]) if whole else None,
+        p_value=known(whole["p_value"]) if whole else None,
         family=f"single benchmarks of the mean, {len(primary)} tests (Holm 1979)",
         reason=reason,
     )
@@ -172,25 +174,20 @@ def nothing_to_compare(
         if is_answered:
             continue
         reason = nothing if means.empty else why
-        yield Finding(
-            question=question,
-            statement=f"Not estimable: {reason}.",
-            estimate=None,
-            interval=None,
+        yield not_estimable(
+            question,
+            reason,
             scale="points",
-            n=0,
             unit="run",
             method="Runs that differ in nothing else are compared.",
-            rows=(),
-            reason=reason,
         )
 
 
 def _by_benchmark(lines: Sequence[dict[str, Any]]) -> str:
-    clear = [line for line in lines if (_known(line.get("p_adjusted")) or 1.0) <= MAX_P]
+    clear = [line for line in lines if (known(line.get("p_adjusted")) or 1.0) <= MAX_P]
     clear.sort(key=lambda line: -abs(float(line["difference"])))
     listed = ", ".join(
-        f"{line['benchmark']} {points(line['difference'])} {interval_text(_interval(line))}"
+        f"{line['benchmark']} {points(line['difference'])} {interval_text(bounds_of(line))}"
         for line in clear[:_NUM_NAMED]
     )
     listed = listed if len(clear) <= _NUM_NAMED else f"largest: {listed}"
@@ -232,15 +229,6 @@ def _series(line: dict[str, Any]) -> str:
 def _span(line: dict[str, Any]) -> str:
     low, high = line["epoch_low"], line["epoch_high"]
     return f"epoch {low}" if low == high else f"epochs {low} to {high}"
-
-
-def _interval(line: dict[str, Any]) -> tuple[float, float] | None:
-    low, high = _known(line["low"]), _known(line["high"])
-    return None if low is None or high is None else (low, high)
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
 
 
 def _unit(line: dict[str, Any], noun: str) -> str:

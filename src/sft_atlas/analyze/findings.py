@@ -7,9 +7,9 @@ does: where the interval covers 0 the direction is left open.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -112,6 +112,43 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def not_estimable(
+    question: str, reason: str, *, scale: Scale, unit: str, method: str, statement: str = ""
+) -> Finding:
+    """Make the Finding of a question that the tables hold too little for.
+
+    `reason` says what is missing; `statement` is made of it unless it is given.
+    """
+    return Finding(
+        question=question,
+        statement=statement or f"Not estimable: {reason}.",
+        estimate=None,
+        interval=None,
+        scale=scale,
+        n=0,
+        unit=unit,
+        method=method,
+        rows=(),
+        reason=reason,
+    )
+
+
+def known(value: Any) -> float | None:
+    """Return a finite number, or None for one that a table does not hold."""
+    return None if value is None or pd.isna(value) or math.isinf(value) else float(value)
+
+
+def bounds_of(row: Mapping[Any, Any]) -> tuple[float, float] | None:
+    """Return `low` and `high` of a table's row, or None where either is unknown."""
+    low, high = known(row["low"]), known(row["high"])
+    return None if low is None or high is None else (low, high)
+
+
+def cells_of(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Return the cells behind rows, each once, in their order."""
+    return tuple(dict.fromkeys(str(cell) for cell in rows["cell"]))
+
+
 def main_setting(gains: pd.DataFrame) -> str:
     """Name the setting with the most model x data pairs: the one that most answers are about."""
     pairs = (
@@ -149,7 +186,7 @@ def own_skill_findings(gains: pd.DataFrame) -> list[Finding]:
                 n=len(own),
                 unit=_unit(mean, "gain"),
                 method=f"Mean final gain where data group = benchmark skill. {TWO_WAY}",
-                rows=_cells(own),
+                rows=cells_of(own),
                 benchmarks=tuple(own["benchmark"].unique()),
             )
         )
@@ -186,7 +223,7 @@ def loss_findings(gains: pd.DataFrame) -> list[Finding]:
                     "count "
                     "expected by chance is one normal tail times the number of gains."
                 ),
-                rows=_cells(lost),
+                rows=cells_of(lost),
                 benchmarks=tuple(lost["benchmark"].unique()),
             )
         )
@@ -253,7 +290,7 @@ def best_data_findings(means: pd.DataFrame) -> list[Finding]:
                     f"over models at level {level:.3f}, because the best of {table.shape[1]} was "
                     "chosen by looking (Bonferroni)."
                 ),
-                rows=_cells(rows[rows["data"].isin([best, second])]),
+                rows=cells_of(rows[rows["data"].isin([best, second])]),
             )
         )
     return findings
@@ -294,10 +331,6 @@ def _verdict(mean: Mean, up: str, down: str) -> str:
 def _unit(mean: Mean, noun: str) -> str:
     clusters = f"{plural(mean.num_models, 'model')}, {plural(mean.num_datasets, 'dataset')}"
     return f"{noun} ({clusters})"
-
-
-def _cells(rows: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(cell) for cell in rows["cell"]))
 
 
 def _upper_tail(errors: float) -> float:

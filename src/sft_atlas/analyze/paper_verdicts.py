@@ -12,7 +12,7 @@ import pandas as pd
 
 from sft_atlas.analyze import relations, traces
 from sft_atlas.analyze.analysis import Analysis
-from sft_atlas.analyze.findings import Finding, interval_text, minus, points
+from sft_atlas.analyze.findings import Finding, bounds_of, interval_text, minus, points
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.statistics.clusters import codes, two_way_mean
 
@@ -363,5 +363,4 @@ def _statements(items: Sequence[Finding]) -> str:
 
 def _interval(row: Any) -> str:
     """Word the bounds of a row of a table."""
-    is_known = pd.notna(row["low"]) and pd.notna(row["high"])
-    return interval_text((float(row["low"]), float(row["high"])) if is_known else None)
+    return interval_text(bounds_of(row))

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.dimension_profile import TURN, dimension_rises
-from sft_atlas.analyze.findings import TWO_WAY, Finding, interval_text, main_setting, minus, plural
+from sft_atlas.analyze.findings import (
+    TWO_WAY,
+    Finding,
+    cells_of,
+    interval_text,
+    main_setting,
+    minus,
+    plural,
+)
 from sft_atlas.analyze.forgetting import method_pairs
 from sft_atlas.analyze.pairs import mean_difference
 from sft_atlas.analyze.relations import disagreement
@@ -81,7 +89,7 @@ def _dimension_finding(method: str, rows: pd.DataFrame, where: str) -> Finding:
             "layers where the states of a cell are too few or too alike to measure are left out. "
             f"{TWO_WAY}"
         ),
-        rows=_cells(rows),
+        rows=cells_of(rows),
     )
 
 
@@ -143,7 +151,7 @@ def lost_findings(table: pd.DataFrame, points: pd.DataFrame, gains: pd.DataFrame
     rows = rows[(rows["statistic"] == "spearman") & rows["estimate"].notna()]
     is_final = points["is_final"].astype(bool) & (points["setting"] == setting)
     return [
-        _lost_finding(row, _cells(points[is_final & (points["method"] == row["method"])]))
+        _lost_finding(row, cells_of(points[is_final & (points["method"] == row["method"])]))
         for row in rows.to_dict("records")
     ]
 
@@ -204,7 +212,3 @@ def _factor(log_ratio: float) -> str:
 def _unit(mean: Mean, noun: str) -> str:
     clusters = f"{plural(mean.num_models, 'model')}, {plural(mean.num_datasets, 'dataset')}"
     return f"{noun} ({clusters})"
-
-
-def _cells(rows: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(cell) for cell in rows["cell"]))

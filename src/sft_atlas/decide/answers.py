@@ -8,7 +8,7 @@ from typing import Final
 
 import pandas as pd
 
-from sft_atlas.analyze.findings import Finding, minus, plural
+from sft_atlas.analyze.findings import Finding, minus, not_estimable, plural
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.decide.replay import MIXED, OURS, PLAIN, RANDOM, SINGLE, Replay, replay
 from sft_atlas.store.tables import Tables
@@ -53,18 +53,7 @@ def decision_answered(tables: Tables, *, num_resamples: int = 1000, seed: int = 
 
 
 def _nothing(reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
-        statement=f"Not estimable: {reason}.",
-        estimate=None,
-        interval=None,
-        scale="difference",
-        n=0,
-        unit=UNIT,
-        method=METHOD,
-        rows=(),
-        reason=reason,
-    )
+    return not_estimable(QUESTION, reason, scale="difference", unit=UNIT, method=METHOD)
 
 
 def _row(found: Replay, kind: str, policy: str, step: int) -> "pd.Series[float]":

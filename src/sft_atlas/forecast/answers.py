@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.findings import Finding, interval_text, minus, plural, points
+from sft_atlas.analyze.findings import Finding, interval_text, minus, not_estimable, plural, points
 from sft_atlas.analyze.gains import labelled_cells
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.forecast.back_test import (
@@ -192,17 +192,13 @@ def _template(test: BackTest, scheme: str, rows: tuple[str, ...]) -> Finding:
 
 
 def _none(scheme: str, reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
+    return not_estimable(
+        QUESTION,
+        reason,
         statement=f"{_CASE[scheme]}: not estimable: {reason}.",
-        estimate=None,
-        interval=None,
         scale="count",
-        n=0,
         unit="model x setting x benchmark",
         method="Back-test that hides whole groups.",
-        rows=(),
-        reason=reason,
     )
 
 

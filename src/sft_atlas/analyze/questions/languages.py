@@ -15,7 +15,16 @@ import numpy as np
 import pandas as pd
 
 from sft_atlas.analyze.cell_scores import cell_scores
-from sft_atlas.analyze.findings import Finding, interval_text, minus, plural, points
+from sft_atlas.analyze.findings import (
+    Finding,
+    bounds_of,
+    interval_text,
+    known,
+    minus,
+    not_estimable,
+    plural,
+    points,
+)
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.translations import same_tests
@@ -80,7 +89,15 @@ def cross_lingual(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0)
         reason = "no test was given in two languages"
         empty = {"cross_lingual": _COLUMNS, "language_gains": _GAIN_COLUMNS}
         return Answered(
-            findings=(_nothing(reason),),
+            findings=(
+                not_estimable(
+                    QUESTION,
+                    reason,
+                    scale="correlation",
+                    unit="final cell",
+                    method="Pearson correlation of scores of one test in two languages.",
+                ),
+            ),
             tables={name: pd.DataFrame(columns=list(names)) for name, names in empty.items()},
         )
     lines: list[dict[str, object]] = []
@@ -269,8 +286,8 @@ def _findings(table: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]:
             Finding(
                 question=QUESTION,
                 statement=text,
-                estimate=_number(main["correlation"]),
-                interval=_interval(main),
+                estimate=known(main["correlation"]),
+                interval=bounds_of(main),
                 scale="correlation",
                 n=int(main["num_cells"]),
                 unit=(
@@ -284,14 +301,14 @@ def _findings(table: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]:
                 ),
                 rows=cells,
                 benchmarks=(str(first), str(second)),
-                reason=str(main["reason"]) if _interval(main) is None else "",
+                reason=str(main["reason"]) if bounds_of(main) is None else "",
             )
         )
     return findings
 
 
 def _end(row: Mapping[Any, Any]) -> str:
-    interval = _interval(row)
+    interval = bounds_of(row)
     if interval is None:
         return f"No interval: {row['reason']}."
     if interval[0] <= 0 <= interval[1]:
@@ -312,7 +329,7 @@ def _gain_findings(means: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]
             f"{_word(row['language'])} {_gain_text(row)}"
             for row in rows[rows["benchmark"] != AVERAGE].to_dict("records")
         )
-        end = "" if _interval(main) else " No interval: fewer than three models have a usable base."
+        end = "" if bounds_of(main) else " No interval: fewer than three models have a usable base."
         models = f"Models pre-trained on {_word(str(group))}" if group else "Models"
         findings.append(
             Finding(
@@ -321,7 +338,7 @@ def _gain_findings(means: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]
                     f"{models}: mean change of {test} against the base model: {shown} points.{end}"
                 ),
                 estimate=float(main["gain"]),
-                interval=_interval(main),
+                interval=bounds_of(main),
                 scale="points",
                 n=int(main["num_cells"]),
                 unit=(
@@ -335,30 +352,15 @@ def _gain_findings(means: pd.DataFrame, cells: tuple[str, ...]) -> list[Finding]
                 ),
                 rows=cells,
                 benchmarks=tuple(rows.loc[rows["benchmark"] != AVERAGE, "benchmark"]),
-                reason="" if _interval(main) else "fewer than three models have a usable base",
+                reason="" if bounds_of(main) else "fewer than three models have a usable base",
             )
         )
     return findings
 
 
 def _gain_text(row: Mapping[Any, Any]) -> str:
-    interval = _interval(row)
+    interval = bounds_of(row)
     return points(row["gain"]) + (f" {interval_text(interval)}" if interval else "")
-
-
-def _nothing(reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
-        statement=f"Not estimable: {reason}.",
-        estimate=None,
-        interval=None,
-        scale="correlation",
-        n=0,
-        unit="final cell",
-        method="Pearson correlation of scores of one test in two languages.",
-        rows=(),
-        reason=reason,
-    )
 
 
 def _word(language: str) -> str:
@@ -367,14 +369,5 @@ def _word(language: str) -> str:
 
 def _shown(row: Mapping[Any, Any]) -> str:
     value = minus(f"{row['correlation']:.2f}")
-    interval = _interval(row)
+    interval = bounds_of(row)
     return value if interval is None else f"{value} {interval_text(interval, 'correlation')}"
-
-
-def _interval(row: Mapping[Any, Any]) -> tuple[float, float] | None:
-    low, high = _number(row["low"]), _number(row["high"])
-    return None if low is None or high is None else (low, high)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)

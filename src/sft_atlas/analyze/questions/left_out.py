@@ -13,7 +13,16 @@ import pandas as pd
 from scipy.special import ndtr, stdtr
 
 from sft_atlas.analyze.cell_scores import cell_scores
-from sft_atlas.analyze.findings import Finding, interval_text, minus, plural, points
+from sft_atlas.analyze.findings import (
+    Finding,
+    bounds_of,
+    interval_text,
+    known,
+    minus,
+    not_estimable,
+    plural,
+    points,
+)
 from sft_atlas.analyze.gains import AVERAGE, NORMAL_QUANTILE
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.statistics.clusters import Floats, t_quantile, within_limit
@@ -71,7 +80,7 @@ def left_out(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -> A
     if pairs.empty:
         reason = "no run on all datasets has a partner that leaves one of them out"
         return Answered(
-            findings=(_nothing(f"Not estimable: {reason}.", reason),),
+            findings=(_not_estimable(reason),),
             tables={"left_out": pd.DataFrame(columns=list(_COLUMNS))},
         )
     table = _differences(pairs)
@@ -225,7 +234,7 @@ def _finding(method: str, table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     means = means.sort_values("difference", ascending=False)
     if means.empty:
         reason = "no pair has all of the benchmarks that count"
-        return _nothing(f"{method}: not estimable: {reason}.", reason)
+        return _not_estimable(reason, f"{method}: not estimable: {reason}.")
     rows = means.to_dict("records")
     is_clear = means["p_adjusted"].astype(float) <= ALPHA
     helps, harms = (int((is_clear & sign).sum()) for sign in _signs(means["difference"]))
@@ -244,7 +253,7 @@ def _finding(method: str, table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
             f"{_shown(best)}; least: {_shown(worst)}. {even}{_singles(singles)}{_limits(best)}"
         ),
         estimate=float(best["difference"]),
-        interval=_interval(best),
+        interval=bounds_of(best),
         scale="points",
         n=int(best["num_pairs"]),
         unit=f"pair of runs ({plural(int(best['num_models']), 'model')})",
@@ -254,10 +263,10 @@ def _finding(method: str, table: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
             f"{best['unit']}; Holm's method over the datasets."
         ),
         rows=tuple(dict.fromkeys([*pairs["cell_all"], *pairs["cell_without"]])),
-        p_value=_number(best["p_value"]),
-        p_adjusted=_number(best["p_adjusted"]),
+        p_value=known(best["p_value"]),
+        p_adjusted=known(best["p_adjusted"]),
         family=_FAMILY,
-        reason=str(best["reason"]) if _interval(best) is None else "",
+        reason=str(best["reason"]) if bounds_of(best) is None else "",
     )
 
 
@@ -292,7 +301,7 @@ def _limits(row: Mapping[Any, Any]) -> str:
 
 
 def _shown(row: Mapping[Any, Any]) -> str:
-    return f"{row['dataset']} {points(row['difference'])} points {interval_text(_interval(row))}"
+    return f"{row['dataset']} {points(row['difference'])} points {interval_text(bounds_of(row))}"
 
 
 def _agreement(table: pd.DataFrame, pairs: pd.DataFrame) -> list[Finding]:
@@ -339,25 +348,12 @@ def _counted(pairs: pd.DataFrame) -> list[str]:
     return [str(name) for name in pairs.loc[pairs["in_mean"].astype(bool), "benchmark"].unique()]
 
 
-def _nothing(statement: str, reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
+def _not_estimable(reason: str, statement: str = "") -> Finding:
+    return not_estimable(
+        QUESTION,
+        reason,
         statement=statement,
-        estimate=None,
-        interval=None,
         scale="points",
-        n=0,
         unit="pair of runs",
         method="Score with all datasets minus score without one.",
-        rows=(),
-        reason=reason,
     )
-
-
-def _interval(row: Mapping[Any, Any]) -> tuple[float, float] | None:
-    low, high = _number(row["low"]), _number(row["high"])
-    return None if low is None or high is None else (low, high)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)

@@ -23,7 +23,7 @@ from sft_atlas.analyze.comparisons import (
     adjust,
     compare,
 )
-from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, minus, plural
+from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, minus, not_estimable, plural
 from sft_atlas.analyze.profiles import main_slices, mean_effects, profiles, single_runs
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.questions.components import NEEDED_SHARE, component_shares
@@ -283,17 +283,13 @@ def _label_table(place: Slice, tests: Sequence[Test]) -> pd.DataFrame:
 
 def _nothing(question: str, place: str, reason: str) -> Finding:
     where = f"{place}: not estimable" if place else "Not estimable"
-    return Finding(
-        question=question,
+    return not_estimable(
+        question,
+        reason,
         statement=f"{where}: {reason}.".replace("..", "."),
-        estimate=None,
-        interval=None,
         scale="correlation",
-        n=0,
         unit="pair",
         method=_SCALED,
-        rows=(),
-        reason=reason,
     )
 
 

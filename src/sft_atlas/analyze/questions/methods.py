@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from sft_atlas.analyze.findings import Finding, interval_text, minus, plural, points
+from sft_atlas.analyze.findings import (
+    Finding,
+    bounds_of,
+    interval_text,
+    known,
+    minus,
+    not_estimable,
+    plural,
+    points,
+)
 from sft_atlas.analyze.method_differences import (
     CLEAR,
     COMPARISON,
@@ -96,7 +105,17 @@ def _findings(table: pd.DataFrame, pairs: pd.DataFrame, margin: float) -> list[F
     """Word each comparison: the average, and what is clear on which benchmark."""
     if table.empty:
         text = "Not estimable: no two cells differ in the method alone, one full and one LoRA."
-        return [_nothing(text, "no pair of cells differs in the method alone")]
+        return [
+            not_estimable(
+                QUESTION,
+                "no pair of cells differs in the method alone",
+                statement=text,
+                scale="points",
+                unit="pair of runs",
+                method="Differences of scores between cells that agree in everything but the "
+                "method.",
+            )
+        ]
     findings = []
     for keys, rows in table.groupby(COMPARISON, sort=False):
         place = dict(zip(COMPARISON, map(str, keys), strict=True))
@@ -117,7 +136,7 @@ def _finding(
     cells: pd.DataFrame,
     margin: float,
 ) -> Finding:
-    interval = _interval(average)
+    interval = bounds_of(average)
     lora, full = place["second"], place["first"]
     where = f"{KIND_WORDS.get(place['data_kind'], place['data_kind'])}, {place['setting']}"
     used = ", mean of kept epochs" if place["epochs_used"] == KEPT else ""
@@ -133,13 +152,13 @@ def _finding(
     return Finding(
         question=QUESTION,
         statement=f"{where[0].upper()}{where[1:]}{used}: {lora} minus {full}: {mean}. {listed}",
-        estimate=_number(average["difference"]),
+        estimate=known(average["difference"]),
         interval=interval,
         scale="points",
         n=int(average["num_pairs"]),
         unit=(
-            f"pair of runs ({plural(int(_number(average['num_models']) or 0), 'model')}, "
-            f"{plural(int(_number(average['num_datasets']) or 0), 'dataset')})"
+            f"pair of runs ({plural(int(known(average['num_models']) or 0), 'model')}, "
+            f"{plural(int(known(average['num_datasets']) or 0), 'dataset')})"
         ),
         method=(
             "Differences of scores between cells that agree in model, data, samples, schedule, "
@@ -149,8 +168,8 @@ def _finding(
         ),
         rows=tuple(dict.fromkeys([*cells["cell_first"], *cells["cell_second"]])),
         benchmarks=tuple(str(name) for name in tests["benchmark"]),
-        p_value=_number(average["p_value"]),
-        p_adjusted=_number(average["p_adjusted"]),
+        p_value=known(average["p_value"]),
+        p_adjusted=known(average["p_adjusted"]),
         family=_FAMILY.format(level="The mean over benchmarks: the only test"),
         reason=str(average["reason"] or "") if interval is None else "",
     )
@@ -237,27 +256,3 @@ def _reversal_findings(changes: pd.DataFrame, pairs: pd.DataFrame) -> list[Findi
             )
         )
     return findings
-
-
-def _nothing(statement: str, reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
-        statement=statement,
-        estimate=None,
-        interval=None,
-        scale="points",
-        n=0,
-        unit="pair of runs",
-        method="Differences of scores between cells that agree in everything but the method.",
-        rows=(),
-        reason=reason,
-    )
-
-
-def _interval(row: Mapping[Any, Any]) -> tuple[float, float] | None:
-    low, high = _number(row["low"]), _number(row["high"])
-    return None if low is None or high is None else (low, high)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)

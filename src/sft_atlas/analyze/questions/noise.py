@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import chi2, norm
 
 from sft_atlas.analyze.cell_scores import cell_scores
-from sft_atlas.analyze.findings import Finding, plural
+from sft_atlas.analyze.findings import Finding, not_estimable, plural
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.statistics.clusters import LEVEL
@@ -64,7 +64,7 @@ def noise_floor(tables: "Tables", *, num_resamples: int = 1000, seed: int = 0) -
     if final.empty:
         reason = "no final cell has a score"
         empty = pd.DataFrame(columns=list(_COLUMNS))
-        return Answered(findings=(_nothing(reason),), tables={"noise_floor": empty})
+        return Answered(findings=(_not_estimable(reason),), tables={"noise_floor": empty})
     both = pd.concat([_averaged(final), final[_USED]], ignore_index=True)
     table = _floor(both)
     return Answered(findings=(_finding(table, final),), tables={"noise_floor": table})
@@ -168,7 +168,7 @@ def _finding(table: pd.DataFrame, final: pd.DataFrame) -> Finding:
     row = means[0] if means and means[0]["num_settings"] else replicated.to_dict("records")[0]
     name = "the mean over benchmarks" if row["benchmark"] == AVERAGE else str(row["benchmark"])
     if not row["total_sd"] > 0:
-        return _nothing(f"all seeds score the same on {name}: they may be one run")
+        return _not_estimable(f"all seeds score the same on {name}: they may be one run")
     # Seeds that answer the same items share their luck: the whole spread may be the seed's.
     interval = None
     if pd.notna(row["seed_sd"]):
@@ -257,16 +257,5 @@ def _range(low: float, high: float) -> str:
     return f"[{_points(low)}, {_points(high)}]"
 
 
-def _nothing(reason: str) -> Finding:
-    return Finding(
-        question=QUESTION,
-        statement=f"Not estimable: {reason}.",
-        estimate=None,
-        interval=None,
-        scale="points",
-        n=0,
-        unit="run",
-        method=_METHOD,
-        rows=(),
-        reason=reason,
-    )
+def _not_estimable(reason: str) -> Finding:
+    return not_estimable(QUESTION, reason, scale="points", unit="run", method=_METHOD)

@@ -21,7 +21,7 @@ from sft_atlas.analyze.crossed_effects import (
     CrossedEffects,
     fit_crossed,
 )
-from sft_atlas.analyze.findings import Finding, minus, plural, points
+from sft_atlas.analyze.findings import Finding, Scale, minus, not_estimable, plural, points
 from sft_atlas.analyze.profiles import final_scores
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.analyze.shared_effects import MAX_P, SHARED_COLUMNS, shared_effects
@@ -292,18 +292,8 @@ def _unanswered(reason: str) -> Answered:
 
 
 def _nothing(question: str, reason: str) -> Finding:
-    return Finding(
-        question=question,
-        statement=f"Not estimable: {reason}.",
-        estimate=None,
-        interval=None,
-        scale="share" if question != SYNERGIES else "count",
-        n=0,
-        unit="score",
-        method=_MODEL_WORDS,
-        rows=(),
-        reason=reason,
-    )
+    scale: Scale = "share" if question != SYNERGIES else "count"
+    return not_estimable(question, reason, scale=scale, unit="score", method=_MODEL_WORDS)
 
 
 def _unit(found: CrossedEffects, noun: str) -> str:

@@ -16,7 +16,15 @@ import pandas as pd
 from sft_atlas.analyze.associations import POOLED, property_points
 from sft_atlas.analyze.data_properties import Predictor, data_properties
 from sft_atlas.analyze.dose_curves import benchmark_means, run_scores
-from sft_atlas.analyze.findings import MAX_P, Finding, interval_text, main_setting, plural, points
+from sft_atlas.analyze.findings import (
+    MAX_P,
+    Finding,
+    interval_text,
+    main_setting,
+    not_estimable,
+    plural,
+    points,
+)
 from sft_atlas.analyze.gains import AVERAGE
 from sft_atlas.analyze.questions.answered import Answered
 from sft_atlas.statistics.clusters import codes
@@ -246,15 +254,10 @@ def _collinear(line: dict[Hashable, Any]) -> str:
 
 
 def _not_estimable(reason: str) -> Finding:
-    return Finding(
-        question=TOGETHER,
-        statement=f"Not estimable: {reason}.",
-        estimate=None,
-        interval=None,
+    return not_estimable(
+        TOGETHER,
+        reason,
         scale="points",
-        n=0,
         unit="final score of a run on a benchmark",
         method="Linear regression of the score on all main properties of the data.",
-        rows=(),
-        reason=reason,
     )
