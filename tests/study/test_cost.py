@@ -1,6 +1,7 @@
 """Estimates follow from FLOPs, bytes and launches, and say what they take for granted."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from sft_atlas.study.questions import questions_of
 from sft_atlas.study.shape import adapter_weights, attention_flops, kv_bytes, matmul_weights
 from sft_atlas.study.spec import LmEvalDefinition, LoraSpec
 from sft_atlas.study.study import StudyBenchmark
-from sft_atlas.train.loop import TrainPlacement
 
 from .conftest import Load
 
@@ -214,10 +214,9 @@ def test_every_assumption_is_named_with_its_source(load: Load) -> None:
 
 @pytest.mark.parametrize(("device", "scored"), [("cpu-core", 2048), ("h100", 16_384)])
 def test_passes_are_costed_as_runs_make_them(load: Load, device: str, scored: int) -> None:
-    kind = "cuda" if device == "h100" else "cpu"
+    kind: Literal["cpu", "cuda"] = "cuda" if device == "h100" else "cpu"
     assert default_batch_tokens(torch.device(kind)) == scored
-    trained = TrainPlacement().micro_batch_tokens
-    assert trained == Placement(device="cpu", num_workers=1).micro_batch_tokens
+    trained = Placement(device=kind, num_workers=1).pass_tokens
     (found,) = [a for a in plan_of(load, device=device).cost.assumptions if a.name == "passes"]
     assert found.value == f"{trained} tokens in training, {scored} in scoring"
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TextIO, assert_never, final
+from typing import Any, NamedTuple, TextIO, assert_never, final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ from sft_atlas.execute.measuring import (
     refuse_without_base,
 )
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
-from sft_atlas.execute.placement import Placement
+from sft_atlas.execute.placement import MIN_PASS_TOKENS, Placement
 from sft_atlas.measure.dataset import measure_dataset
 from sft_atlas.measure.embed import Embed
 from sft_atlas.model.load import BaseModel, load_base, load_cell
@@ -57,8 +57,6 @@ from sft_atlas.train.loop import (
     TrainPlacement,
     train,
 )
-
-MIN_MICRO_BATCH_TOKENS: Final = 256
 
 
 @final
@@ -226,13 +224,13 @@ def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
 
     Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
     """
-    micro_batch_tokens = worker.placement.micro_batch_tokens
+    micro_batch_tokens = worker.placement.pass_tokens
     while True:
         try:
             return run_training(micro_batch_tokens)
         except OutOfMemoryError:
             micro_batch_tokens //= 2
-            if worker.is_assessing or micro_batch_tokens < MIN_MICRO_BATCH_TOKENS:
+            if worker.is_assessing or micro_batch_tokens < MIN_PASS_TOKENS:
                 raise
         # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
         if torch.cuda.is_available():

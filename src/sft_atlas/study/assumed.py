@@ -26,6 +26,7 @@ def all_assumptions(model: CostModel) -> list[Assumption]:
 
 def _fixed(model: CostModel) -> list[Assumption]:
     device = model.device
+    pass_tokens = MICRO_BATCH_TOKENS["cuda" if device.kind == "gpu" else "cpu"]
     return [
         Assumption(
             name="device",
@@ -40,8 +41,7 @@ def _fixed(model: CostModel) -> list[Assumption]:
         ),
         Assumption(
             name="passes",
-            value=f"{MICRO_BATCH_TOKENS} tokens in training, "
-            f"{model.machine.batch_tokens} in scoring",
+            value=f"{pass_tokens} tokens in training, {model.machine.batch_tokens} in scoring",
             source="defaults of run",
         ),
         Assumption(

@@ -213,7 +213,8 @@ class CostModel:
         tokens = self.data_tokens(data) * scenario.token_factor * scenario.padding_factor
         length = tokens / data.num_samples
         steps = math.ceil(data.num_samples / method.batch_samples)
-        passes = steps * math.ceil(method.batch_samples * length / MICRO_BATCH_TOKENS)
+        pass_tokens = MICRO_BATCH_TOKENS["cuda" if device.kind == "gpu" else "cpu"]
+        passes = steps * math.ceil(method.batch_samples * length / pass_tokens)
         # The gradient of a frozen base's weights is never formed: 4N in place of 6N.
         flops = (6 if method.lora is None else 4) * weights + 3 * attention_flops(card, length)
         compute = tokens * flops / (self.peak_flops * scenario.train_utilisation)

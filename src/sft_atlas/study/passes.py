@@ -2,8 +2,10 @@
 
 from typing import Final
 
-MICRO_BATCH_TOKENS: Final = 16_384
-"""Of one forward and backward pass in training."""
+MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16_384}
+"""Of one forward and backward pass in training, by device; those of all runs that train together.
+
+A processor's caches hold the activations of a small pass."""
 
 SCORE_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16_384}
 """Of one forward pass in scoring, by device.

@@ -58,7 +58,7 @@ class StopRequested(Exception):
 class TrainPlacement:
     """What a training process may use; changes no result beyond rounding."""
 
-    micro_batch_tokens: int = MICRO_BATCH_TOKENS
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS["cpu"]
     """Padded tokens in one forward and backward pass; a longer single sample is a pass of its
     own."""
     checkpoint_seconds: float = 60.0
