@@ -4,12 +4,17 @@ Write aside, fsync, rename, fsync the folder. The aside name is unique, so what 
 behind never blocks the next one; `store` sweeps it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -75,3 +80,16 @@ def sync_file(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries (a rename in it) to the disk."""
     sync_file(folder)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise as OSError, with its number, what safetensors' writer says of the disk in words
+    alone."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error

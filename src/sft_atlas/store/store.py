@@ -58,7 +58,8 @@ class Store:
         aside = self.layout.temporary / f"{os.uname().nodename}.{os.getpid()}.{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
-            result = fill(aside)
+            with files.disk_errors():
+                result = fill(aside)
             artifacts = _digest_files(aside)
             record = Record(
                 schema=schema,

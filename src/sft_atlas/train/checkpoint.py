@@ -5,13 +5,16 @@ A checkpoint is a folder `step-N`: the trainable weights and the optimizer's sta
 the metrics so far, and a manifest with the digest of both. It is written aside, forced to the disk
 and renamed. The newest two are kept: one that is damaged is passed over, with a warning, for the
 one before. The order of samples and the random numbers of a step are functions of seed and step, so
-the number of steps is the whole cursor.
+the number of steps is the whole cursor. Training waits for a copy in memory only, which
+`CheckpointWriter` writes while the next steps are taken.
 """
 
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -76,9 +79,30 @@ def restore(
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint to a run's working folder and remove those that are too old."""
+    """Add a checkpoint to a run's working folder and remove those that are too old.
+
+    Raises:
+        OSError: if the disk is full or fails; the checkpoints before stay, and nothing else does.
+    """
     aside = folder / f"tmp-{uuid.uuid4().hex}"
-    aside.mkdir(parents=True)
+    try:
+        aside.mkdir(parents=True)
+        with files.disk_errors():
+            _fill(aside, checkpoint)
+        target = folder / f"step-{checkpoint.step}"
+        # One of the same step is there only if it was damaged, or another run's steps were kept.
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+    except BaseException:
+        # Half a checkpoint would keep a full disk full.
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    files.sync_folder(folder)
+    for old in list(_newest_first(folder))[NUM_KEPT:]:
+        shutil.rmtree(old)
+
+
+def _fill(aside: Path, checkpoint: Checkpoint) -> None:
     save_file({n: t.contiguous() for n, t in checkpoint.tensors.items()}, aside / _STATE_NAME)
     write_metrics(aside / METRICS_NAME, checkpoint.metrics)
     digests = {}
@@ -86,13 +110,62 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         files.sync_file(aside / name)
         digests[name] = files.sha256_file(aside / name)
     files.write_json(aside / _MANIFEST_NAME, {"step": checkpoint.step, "sha256": digests})
-    target = folder / f"step-{checkpoint.step}"
-    # One of the same step is there only if it was damaged, or another run's steps were kept.
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    files.sync_folder(folder)
-    for old in list(_newest_first(folder))[NUM_KEPT:]:
-        shutil.rmtree(old)
+
+
+@final
+class CheckpointWriter:
+    """Writes a run's checkpoints beside its training, one at a time.
+
+    A write that failed raises in the next call of `write` or `wait`: a run must not go on
+    believing that it can be resumed. `close` in the end, however the run ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self.seconds: float = 0.0
+        """What the last write took, from its copy to the disk."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a write is under way, so that another would have to wait for it."""
+        return self._pending is not None and not self._pending.done()
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Copy a checkpoint to the machine's memory, and return while it is written from there.
+
+        Waits for the write before, so that there is never more than one copy; raises what that one
+        raised.
+        """
+        self.wait()
+        started = time.monotonic()
+        copied = Checkpoint(
+            step=checkpoint.step,
+            tensors={name: _copy(tensor) for name, tensor in checkpoint.tensors.items()},
+            metrics=list(checkpoint.metrics),
+        )
+        self._pending = self._thread.submit(self._write, copied, started)
+
+    def wait(self) -> None:
+        """Return when all is on the disk; raises what `write_checkpoint` raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Let a last write end, well or not: who needs it has called `wait`."""
+        self._thread.shutdown()
+        self._pending = None
+
+    def _write(self, checkpoint: Checkpoint, started: float) -> None:
+        write_checkpoint(self._folder, checkpoint)
+        self.seconds = time.monotonic() - started
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Return a tensor of the machine's memory that shares none, whatever it is a view of."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def read_checkpoint(folder: Path, *, max_step: int) -> Checkpoint | None:
