@@ -124,13 +124,14 @@ class CheckpointWriter:
         self._folder = folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self.seconds: float = 0.0
-        """What the last write took, from its copy to the disk."""
+        self._started = 0.0
+        self._ended: float | None = 0.0
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a write is under way, so that another would have to wait for it."""
-        return self._pending is not None and not self._pending.done()
+    def seconds(self) -> float:
+        """What the last write took, from its copy to the disk; of one under way, until now."""
+        ended = time.monotonic() if self._ended is None else self._ended
+        return ended - self._started
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint to the machine's memory, and return while it is written from there.
@@ -139,13 +140,13 @@ class CheckpointWriter:
         raised.
         """
         self.wait()
-        started = time.monotonic()
+        self._started, self._ended = time.monotonic(), None
         copied = Checkpoint(
             step=checkpoint.step,
             tensors={name: _copy(tensor) for name, tensor in checkpoint.tensors.items()},
             metrics=list(checkpoint.metrics),
         )
-        self._pending = self._thread.submit(self._write, copied, started)
+        self._pending = self._thread.submit(self._write, copied)
 
     def wait(self) -> None:
         """Return when all is on the disk; raises what `write_checkpoint` raised."""
@@ -158,9 +159,11 @@ class CheckpointWriter:
         self._thread.shutdown()
         self._pending = None
 
-    def _write(self, checkpoint: Checkpoint, started: float) -> None:
-        write_checkpoint(self._folder, checkpoint)
-        self.seconds = time.monotonic() - started
+    def _write(self, checkpoint: Checkpoint) -> None:
+        try:
+            write_checkpoint(self._folder, checkpoint)
+        finally:
+            self._ended = time.monotonic()
 
 
 def _copy(tensor: Tensor) -> Tensor:
