@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
+from sft_atlas.identity import canonical_json
 from sft_atlas.study.assumption import scenarios
 from sft_atlas.study.cost import CostModel
 from sft_atlas.study.passes import MICRO_BATCH_TOKENS
@@ -57,12 +58,12 @@ def stack_key(run: TrajectorySpec) -> str | None:
     """Return a text that runs share which may train together; None for one that trains alone.
 
     They have one model, one precision, and the same weights that move: all of them, or plain
-    low-rank factors of one rank on the same layers.
+    low-rank factors of one kind. Data, learning rate, schedule, length and seed are each run's own.
     """
     lora = run.method.lora
     if lora is not None and not getattr(lora, "is_plain", True):
         return None
-    moved = "full" if lora is None else f"{lora.rank}/{','.join(sorted(lora.targets))}"
+    moved = "full" if lora is None else canonical_json(lora)
     masters = getattr(run, "master_precision", "float32")
     return f"{run.model.fingerprint}/{run.precision}/{masters}/{moved}"
 
