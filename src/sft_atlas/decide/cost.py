@@ -54,7 +54,7 @@ def training_price(model: str, choices: pd.DataFrame, *, device: str = DEVICE) -
     per_sample = np.array([_sample_tokens(str(name)) for name in choices["data"]])
     samples = choices["samples"].to_numpy(dtype=np.float64)
     epochs = choices["epoch"].to_numpy(dtype=np.float64)
-    tokens = per_sample * samples * epochs * likely.token_factor * likely.padding_factor
+    tokens = per_sample * samples * epochs * likely.token_factor * likely.packing_factor
     factor = np.where(choices["method_kind"] == "lora", 4.0, 6.0)
     compute = tokens * factor * matmul_weights(card) / (peak * likely.train_utilisation)
     load = 2.0 * card.parameters / likely.load_bytes_per_second + likely.job_seconds

@@ -17,7 +17,8 @@ def all_assumptions(model: CostModel) -> list[Assumption]:
     """Return what a study's estimate rests on: device, ways of working, sizes, lengths."""
     return [
         *_fixed(model),
-        *named_assumptions(),
+        *_measured(model),
+        *named_assumptions(model.profile.measured_values),
         *_sizes(model),
         *_questions(model),
         *(named_resolution_assumptions() if model.study.benchmarks else ()),
@@ -36,7 +37,7 @@ def _fixed(model: CostModel) -> list[Assumption]:
         ),
         Assumption(
             name="FLOPs per trained token",
-            value="6N full, 4N LoRA, and attention",
+            value="6N full, 4N LoRA, and attention; the output head at supervised tokens alone",
             source="Kaplan et al. 2020, sec. 2.1; LoRA forms no weight gradients of the base",
         ),
         Assumption(
@@ -57,6 +58,38 @@ def _fixed(model: CostModel) -> list[Assumption]:
     ]
 
 
+def _measured(model: CostModel) -> list[Assumption]:
+    """Return what this device and finished runs on it said."""
+    found = []
+    where = f"measured on this device, {model.profile.date}"
+    for speed in model.profile.speeds:
+        value = (
+            f"{speed.tokens_per_second:,.0f} tokens/s in passes of {speed.pass_tokens:,}; "
+            f"{1e3 * speed.pass_seconds:.3g} ms for a pass of almost no tokens"
+        )
+        if speed.work != "score":
+            value += f", {1e3 * speed.update_seconds:.3g} ms for the optimizer"
+        name = f"speed of {speed.name}, {speed.work}"
+        found.append(Assumption(name=name, value=value, source=where))
+    for skipped in model.profile.skipped:
+        value = "not measured; as base models that were"
+        name = f"speed of {skipped.name}"
+        found.append(Assumption(name=name, value=value, source=skipped.reason))
+    num_runs = len(model.trainings.compared())
+    if num_runs:
+        factors = [
+            f"{name} {work} {factor.likely:.2f} ({factor.low:.2f} to {factor.high:.2f})"
+            for (name, work), factor in model.correction.factors.items()
+        ]
+        if model.correction.other is not None:
+            other = model.correction.other
+            factors.append(f"others {other.likely:.2f} ({other.low:.2f} to {other.high:.2f})")
+        source = f"{num_runs} finished runs of this study (docs/plan.md)"
+        name = "correction: time of optimizer steps, relative to the prediction"
+        found.append(Assumption(name=name, value=", ".join(factors), source=source))
+    return found
+
+
 def _sizes(model: CostModel) -> list[Assumption]:
     found = []
     for m in model.study.models:
@@ -72,7 +105,20 @@ def _sizes(model: CostModel) -> list[Assumption]:
         assert is_stated or tokens <= UNKNOWN_SAMPLE_TOKENS
         name = f"tokens per sample of {d.spec.name}"
         found.append(Assumption(name=name, value=f"{tokens:g}", source=source))
+        found += _measured_samples(model, d.spec.name)
     return found
+
+
+def _measured_samples(model: CostModel, dataset: str) -> list[Assumption]:
+    shapes = [shape for (_, name), shape in model.known.samples.items() if name == dataset]
+    if not shapes:
+        return []
+    tokens = sorted(shape.tokens for shape in shapes)
+    fractions = sorted(shape.supervised_fraction for shape in shapes)
+    value = f"{tokens[0]:.3g} to {tokens[-1]:.3g} tokens"
+    value += f", {fractions[0]:.0%} to {fractions[-1]:.0%} of them supervised"
+    source = f"counted in this store for {len(shapes)} of {len(model.study.models)} base models"
+    return [Assumption(name=f"samples of {dataset}, in training", value=value, source=source)]
 
 
 def _questions(model: CostModel) -> list[Assumption]:

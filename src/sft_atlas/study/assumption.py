@@ -4,7 +4,7 @@
 and the larger number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -43,6 +43,9 @@ class Scenario:
     train_utilisation: float
     score_utilisation: float
     padding_factor: float
+    packing_factor: float
+    supervised_fraction: float
+    speed_factor: float
     scored_bytes_per_weight: float
     bandwidth_fraction: float
     decode_length: float
@@ -58,6 +61,9 @@ class Scenario:
     estimate_fraction: float
     estimate_seconds: float
 
+
+_OF_PROFILES: Final = "speed_factor"
+"""Counts only where a device was measured."""
 
 _TABLE: Final = {
     "token_factor": (
@@ -77,8 +83,23 @@ _TABLE: Final = {
     ),
     "padding_factor": (
         (1.0, 1.1, 1.4),
-        "computed tokens per real token in batches sorted by length",
+        "computed tokens per real token in scoring batches, which are sorted by length",
         "packing gains up to 1.15x over batches grouped by length",
+    ),
+    "packing_factor": (
+        (1.0, 1.02, 1.1),
+        "computed tokens per real token in training, where samples stand end to end",
+        "packed lines hold no padding; attention pads documents of similar length",
+    ),
+    "supervised_fraction": (
+        (0.4, 0.6, 0.9),
+        "part of a sample's tokens that is supervised: the output head is computed for no other",
+        "half to two thirds of instruction data; a dataset that was measured counts as it is",
+    ),
+    "speed_factor": (
+        (0.92, 1.0, 1.16),
+        "time of a pass, relative to what was measured of its base model",
+        "spread of the repeats",
     ),
     "scored_bytes_per_weight": (
         (2.0, 4.0, 6.0),
@@ -128,9 +149,9 @@ _TABLE: Final = {
         "8 ms on the miniature study",
     ),
     "checkpoint_fraction": (
-        (0.01, 0.05, 0.15),
+        (0.0, 0.02, 0.1),
         "time spent on checkpoints, per training time",
-        "one checkpoint a minute, or less often where it takes longer",
+        "they are written beside training, one a minute or less often; a step waits for a copy",
     ),
     "prepare_samples_per_second": (
         (5000.0, 2000.0, 500.0),
@@ -155,22 +176,38 @@ _TABLE: Final = {
 }
 
 
+MeasuredValues = dict[str, tuple[tuple[float, float, float], str]]
+"""By name of a `Scenario`'s quantity: its three values as a device's profile gives them, and their
+source."""
+
+
+def scenarios(measured: MeasuredValues | None = None) -> tuple[Scenario, Scenario, Scenario]:
+    """Return the cheap, the likely and the dear end of all assumptions, less what is measured."""
+    if not measured:
+        return _assumed_scenarios()
+    values = {name: values for name, (values, _) in measured.items()}
+    low, likely, high = (
+        replace(assumed, **{name: ends[i] for name, ends in values.items()})
+        for i, assumed in enumerate(_assumed_scenarios())
+    )
+    return low, likely, high
+
+
 @cache
-def scenarios() -> tuple[Scenario, Scenario, Scenario]:
-    """Return the cheap, the likely and the dear end of all assumptions."""
+def _assumed_scenarios() -> tuple[Scenario, Scenario, Scenario]:
     low, likely, high = (
         Scenario(**{name: values[i] for name, (values, _, _) in _TABLE.items()}) for i in range(3)
     )
     return low, likely, high
 
 
-def named_assumptions() -> list[Assumption]:
+def named_assumptions(measured: MeasuredValues | None = None) -> list[Assumption]:
     """Return every scenario quantity with its three values and its source."""
-    return [
-        Assumption(
-            name=f"{name}: {meaning}",
-            value=f"{values[1]:g} (low {values[0]:g}, high {values[2]:g})",
-            source=source,
-        )
-        for name, (values, meaning, source) in _TABLE.items()
-    ]
+    found = []
+    for name, (assumed, meaning, why) in _TABLE.items():
+        if name == _OF_PROFILES and not measured:
+            continue
+        values, source = (measured or {}).get(name, (assumed, why))
+        text = f"{values[1]:.4g} (low {values[0]:.4g}, high {values[2]:.4g})"
+        found.append(Assumption(name=f"{name}: {meaning}", value=text, source=source))
+    return found

@@ -1,18 +1,21 @@
 """Estimate what one job costs: device seconds, as low, likely and high.
 
-It is arithmetic over FLOPs, bytes and kernel launches, with no fitted constant: 6N FLOPs per
-trained token (full) or 4N (LoRA), 2N per scored token, N the weights in matrix products (Kaplan et
-al. 2020, sec. 2.1), and attention. What no file states comes from the scenarios of `assumption`.
+It is arithmetic over FLOPs, bytes and kernel launches: 6N FLOPs per trained token (full) or 4N
+(LoRA), 2N per scored token, N the weights in matrix products (Kaplan et al. 2020, sec. 2.1), and
+attention. What no file states comes from the scenarios of `assumption`, or, where the device was
+measured, from its profile; what finished runs took corrects the rest.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
 
 from sft_atlas.catalog.cards import ModelCard
 from sft_atlas.catalog.devices import find_device
 from sft_atlas.study.asking import HERE, Machine, Reading, Way, asking_seconds, reading_seconds
 from sft_atlas.study.assumption import NOTHING, Range, Scenario, scenarios
+from sft_atlas.study.correction import Correction, correction_from
 from sft_atlas.study.job import (
     DescribeJob,
     EvaluateJob,
@@ -28,9 +31,9 @@ from sft_atlas.study.job import (
 from sft_atlas.study.measure_cost import MeasureCost
 from sft_atlas.study.measure_size import MeasureSize
 from sft_atlas.study.model_folder import sized_card
-from sft_atlas.study.passes import MICRO_BATCH_TOKENS
+from sft_atlas.study.profile import Profile, assumed_profile
 from sft_atlas.study.questions import Questions, questions_of
-from sft_atlas.study.shape import adapter_weights, attention_flops, matmul_weights
+from sft_atlas.study.shape import adapter_weights
 from sft_atlas.study.spec import (
     BenchmarkSpec,
     DatasetSpec,
@@ -40,6 +43,7 @@ from sft_atlas.study.spec import (
     TrajectorySpec,
 )
 from sft_atlas.study.study import Study, StudyBenchmark
+from sft_atlas.study.training_cost import TimedRun, TrainingCost
 
 UNKNOWN_PARAMETERS = 7_000_000_000
 """Weights of a base model whose size nothing states."""
@@ -48,8 +52,27 @@ UNKNOWN_SAMPLE_TOKENS = 300.0
 """Mean tokens of a sample of a dataset whose card does not state it."""
 
 _SMALL_MODEL = 100_000_000
-_OPTIMIZER_BYTES = 28
-"""Read and written per trained weight and step: weight, gradient and two moments, float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleShape:
+    """Samples of one dataset as one base model's tokenizer cuts them."""
+
+    tokens: float
+    """Mean tokens of a sample."""
+    supervised_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What was measured, where an estimate otherwise rests on cards and assumptions."""
+
+    profile: Profile | None = None
+    """Of the device that runs use here."""
+    samples: Mapping[tuple[str, str], SampleShape] = field(default_factory=dict)
+    """By names of base model and dataset."""
+    runs: tuple[TimedRun, ...] = ()
+    """Finished runs of the study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,15 +90,21 @@ class JobCost:
         return self.prepare.plus(self.measure).plus(self.train).plus(self.evaluate)
 
 
+NOTHING_KNOWN: Final = Known()
+
+
 class CostModel:
     """Costs jobs of one study on one device; equal work is computed once."""
 
-    def __init__(self, study: Study, device: str) -> None:
+    def __init__(self, study: Study, device: str, known: Known = NOTHING_KNOWN) -> None:
         self.study = study
-        self.device = find_device(device)
-        is_half = study.precision == "bfloat16"
-        self.peak_flops = self.device.peak_flops if is_half else self.device.float32_flops
+        self.known = known
+        self.profile = _profile_of(device, known)
+        self.device = self.profile.device
+        self.scenarios = scenarios(self.profile.measured_values)
+        self.peak_flops = self.profile.peak_flops(study.precision)
         self.machine = Machine(self.device, self.peak_flops)
+        self.trainings = TrainingCost(self)
         self._questions = {
             b.spec.fingerprint: questions_of(b) for b in study.benchmarks if b.spec is not None
         }
@@ -84,6 +113,11 @@ class CostModel:
         self._train_jobs: dict[tuple[object, ...], JobCost] = {}
         self.measures = MeasureCost(self)
         self.measure_sizes = MeasureSize(self)
+
+    @cached_property
+    def correction(self) -> Correction:
+        """What finished runs on this device say of the others."""
+        return correction_from(self.trainings.compared())
 
     def job(self, job: Job) -> JobCost:
         """Return what a job costs; what needs no device has no device seconds."""
@@ -126,9 +160,7 @@ class CostModel:
 
     def training(self, trajectory: TrajectorySpec, epochs: int, num_kept: int) -> Range:
         """Return the seconds of a run of some epochs, of which a number is published."""
-        run = trajectory
-        key = ("train", run.model.name, run.data.canonical, run.method.name, epochs, num_kept)
-        return self.once(key, self._training, run, epochs, num_kept)
+        return self.trainings.seconds(trajectory, epochs, num_kept)
 
     def scores(self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...]) -> Range:
         """Return the seconds of scoring one cell on benchmarks."""
@@ -149,7 +181,7 @@ class CostModel:
         seconds = self.once(key, self._answers, model, benchmark, merged)
         if way.merges_adapters or not is_adapter:
             return seconds
-        pairs = zip(seconds, scenarios(), strict=True)
+        pairs = zip(seconds, self.scenarios, strict=True)
         return Range(*(value * scenario.unmerged_factor for value, scenario in pairs))
 
     def loading(self, model: ModelSpec) -> Range:
@@ -200,46 +232,40 @@ class CostModel:
     ) -> Range:
         """Return what a function gives in each scenario; equal keys are computed once."""
         if key not in self._known:
-            values = (seconds(*subject, scenario) for scenario in scenarios())
+            values = (seconds(*subject, scenario) for scenario in self.scenarios)
             self._known[key] = Range(*values)
         return self._known[key]
-
-    def _training(
-        self, trajectory: TrajectorySpec, epochs: int, num_kept: int, scenario: Scenario
-    ) -> float:
-        model, method, data = trajectory.model, trajectory.method, trajectory.data
-        card, device = self.card(model), self.device
-        weights, trained = matmul_weights(card), self.trained_weights(model, method)
-        tokens = self.data_tokens(data) * scenario.token_factor * scenario.padding_factor
-        length = tokens / data.num_samples
-        steps = math.ceil(data.num_samples / method.batch_samples)
-        pass_tokens = MICRO_BATCH_TOKENS["cuda" if device.kind == "gpu" else "cpu"]
-        passes = steps * math.ceil(method.batch_samples * length / pass_tokens)
-        # The gradient of a frozen base's weights is never formed: 4N in place of 6N.
-        flops = (6 if method.lora is None else 4) * weights + 3 * attention_flops(card, length)
-        compute = tokens * flops / (self.peak_flops * scenario.train_utilisation)
-        issue = passes * card.layers * device.train_layer_seconds * scenario.layer_factor
-        moved = steps * _OPTIMIZER_BYTES * trained + passes * 6 * weights
-        traffic = moved / (device.bandwidth * scenario.bandwidth_fraction)
-        seconds = epochs * (self.machine.overlapped(compute, issue) + traffic)
-        saved = num_kept * self.cell_bytes(model, method) / scenario.save_bytes_per_second
-        load = self.loading_in(model, scenario)
-        return seconds * (1 + scenario.checkpoint_fraction) + saved + load
 
     def _scores(
         self, model: ModelSpec, benchmarks: tuple[BenchmarkSpec, ...], scenario: Scenario
     ) -> float:
-        card = self.card(model)
+        card, (machine, seen) = self.card(model), self._reader(model, scenario)
         return sum(
-            asking_seconds(self._questions[b.fingerprint], card, self.machine, scenario)
-            for b in benchmarks
+            asking_seconds(self._questions[b.fingerprint], card, machine, seen) for b in benchmarks
         )
 
     def _answers(
         self, model: ModelSpec, benchmark: StudyBenchmark, way: Way, scenario: Scenario
     ) -> float:
         asked, card = questions_of(benchmark), self.card(model)
-        return asking_seconds(asked, card, self.machine, scenario, way)
+        machine, seen = self._reader(model, scenario)
+        return asking_seconds(asked, card, machine, seen, way)
+
+    def _reader(self, model: ModelSpec, scenario: Scenario) -> tuple[Machine, Scenario]:
+        """Return how fast a base model reads: as its score was measured, or as others do."""
+        speed = self.profile.speed(model.fingerprint, "score", self.study.precision)
+        if speed is None:
+            return self.machine, scenario
+        seconds = speed.token_seconds * scenario.speed_factor
+        layer_seconds = speed.pass_seconds / self.card(model).layers
+        device = self.device.model_copy(update={"forward_layer_seconds": layer_seconds})
+        # Padding was part of the batches that were measured.
+        measured = {"padding_factor": 1.0, "layer_factor": scenario.speed_factor}
+        utilisation = speed.token_flops / (seconds * self.peak_flops)
+        return (
+            Machine(device, self.peak_flops),
+            replace(scenario, score_utilisation=utilisation, **measured),
+        )
 
     def _measure(self, job: MeasureJob, scenario: Scenario) -> float:
         length = self.sample_tokens(job.dataset)
@@ -255,10 +281,21 @@ class CostModel:
         return scenario.job_seconds + num_bytes / scenario.load_bytes_per_second
 
 
-def default_device(study: Study) -> str:
-    """Return `cpu-core` where every base model is small enough for it, else `h100`."""
+def _profile_of(device: str, known: Known) -> Profile:
+    if known.profile is not None and known.profile.device.name == device:
+        return known.profile
+    return assumed_profile(find_device(device))
+
+
+def default_device(study: Study, known: Known = NOTHING_KNOWN) -> str:
+    """Return the device that was measured, else `cpu-core` where every base model is small enough
+    for it, else `h100`. A processor that was measured stands for no larger study.
+    """
     cards = [model.card for model in study.models]
     is_small = all(card is not None and card.parameters < _SMALL_MODEL for card in cards)
+    profile = known.profile
+    if profile is not None and (is_small or profile.device.kind == "gpu"):
+        return profile.device.name
     return "cpu-core" if is_small else "h100"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sft_atlas.study.budget import PlanCost, total_cost
-from sft_atlas.study.cost import CostModel, default_device
+from sft_atlas.study.cost import NOTHING_KNOWN, CostModel, Known, default_device
 from sft_atlas.study.draft import Draft
 from sft_atlas.study.missing import (
     Inventory,
@@ -81,6 +81,7 @@ class Plan:
     jobs: tuple[PlannedJob, ...]
     """What is missing."""
     draft: Draft = field(repr=False)
+    known: Known = field(default=NOTHING_KNOWN, repr=False)
 
     @property
     def num_cells(self) -> int:
@@ -110,16 +111,24 @@ class Plan:
         """The cost of the whole study in an empty store."""
         if self.num_done == 0 and not any(cell.is_trained for cell in self.cells):
             return self.cost
-        model = CostModel(self.study, self.device)
-        return self._cost(MissingJobs(self.study, self.draft, Inventory(), model).all())
+        jobs = MissingJobs(self.study, self.draft, Inventory(), self.cost_model()).all()
+        return self._cost(jobs)
 
     def _cost(self, jobs: Sequence[PlannedJob]) -> PlanCost:
-        model = CostModel(self.study, self.device)
-        return total_cost(model, [(planned.job, planned.cost) for planned in jobs])
+        return total_cost(self.cost_model(), [(planned.job, planned.cost) for planned in jobs])
+
+    def cost_model(self) -> CostModel:
+        """Return what costs work on the plan's device."""
+        return CostModel(self.study, self.device, self.known)
 
 
 def make_plan(
-    study: Study, inventory: Inventory | None = None, *, device: str | None = None
+    study: Study,
+    inventory: Inventory | None = None,
+    *,
+    device: str | None = None,
+    known: Known = NOTHING_KNOWN,
+    draft: Draft | None = None,
 ) -> Plan:
     """Plan a study against what exists.
 
@@ -127,10 +136,13 @@ def make_plan(
         study: the resolved study.
         inventory: what the store holds; None plans for an empty store.
         device: name of a device card, for the cost; None: `default_device`.
+        known: what was measured, for the cost; nothing of it counts where a device is named.
+        draft: the study's draft, where the caller has it.
     """
-    device = device or default_device(study)
+    known = NOTHING_KNOWN if device else known
+    device = device or default_device(study, known)
     stored = inventory or Inventory()
-    draft = Draft.of(study)
+    draft = draft or Draft.of(study)
     cells, bases = _states(study, draft, stored)
     return Plan(
         study=study,
@@ -146,8 +158,9 @@ def make_plan(
             )
             for name, trajectory in draft.trajectories.items()
         ),
-        jobs=tuple(MissingJobs(study, draft, stored, CostModel(study, device)).all()),
+        jobs=tuple(MissingJobs(study, draft, stored, CostModel(study, device, known)).all()),
         draft=draft,
+        known=known,
     )
 
 

@@ -79,7 +79,7 @@ def evaluation_savings(plan: Plan) -> Savings:
     Benchmarks that cannot be scored yet count too.
     """
     cells = Counter((cell.cell.model.name, _method(cell.cell)) for cell in plan.bases + plan.cells)
-    bill = _Bill(CostModel(plan.study, plan.device), cells)
+    bill = _Bill(plan.cost_model(), cells)
     plain, ours = bill.hours(PLAIN), bill.hours(HERE)
     parts = []
     for field in fields(Way):

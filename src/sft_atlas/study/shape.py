@@ -28,6 +28,22 @@ def attention_flops(card: ModelCard, length: float) -> float:
     return 2.0 * card.layers * card.num_heads * head_dim(card) * length
 
 
+def training_flops(
+    card: ModelCard, lora: LoraSpec | None, length: float, supervised_fraction: float
+) -> float:
+    """Return the FLOPs per token of a forward and a backward pass (Kaplan et al. 2020, sec. 2.1).
+
+    6 per weight; 4 where it is frozen, since its gradient is never formed. The output head is
+    computed for supervised tokens alone.
+    """
+    head = head_weights(card)
+    weights = matmul_weights(card) - head + supervised_fraction * head
+    attention = 3 * attention_flops(card, length)
+    if lora is None:
+        return 6 * weights + attention
+    return 4 * weights + 6 * adapter_weights(card, lora) + attention
+
+
 def kv_bytes(card: ModelCard, bytes_per_value: float) -> float:
     """Return the size of keys and values of one token in all layers."""
     return 2.0 * card.layers * card.num_kv_heads * head_dim(card) * bytes_per_value
@@ -39,22 +55,29 @@ def head_dim(card: ModelCard) -> int:
 
 
 def adapter_weights(card: ModelCard, lora: LoraSpec) -> int:
-    """Return the weights of an adapter: rank x (in + out) for each adapted matrix.
+    """Return the weights that an adapter trains.
 
-    Targets other than `all-linear` are matched with the names of Llama's layers.
+    That is rank x (in + out) for each adapted matrix, and out more for DoRA's row lengths; trained
+    embeddings count in full. Biases are left out: no card counts them, and they are few. Targets
+    other than `all-linear` are matched with the names of Llama's layers.
     """
     hidden, inner = card.hidden_size, card.intermediate_size
     queries, keys = card.num_heads * head_dim(card), card.num_kv_heads * head_dim(card)
-    sizes = {
-        "q_proj": hidden + queries,
-        "k_proj": hidden + keys,
-        "v_proj": hidden + keys,
-        "o_proj": queries + hidden,
-        "gate_proj": hidden + inner,
-        "up_proj": hidden + inner,
-        "down_proj": inner + hidden,
+    shapes = {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
     }
-    chosen: Sequence[str] = [name for name in sizes if name in lora.targets]
+    chosen: Sequence[str] = [name for name in shapes if name in lora.targets]
     if lora.targets == ("all-linear",) or not chosen:
-        chosen = list(sizes)
-    return card.layers * lora.rank * sum(sizes[name] for name in chosen)
+        chosen = list(shapes)
+    of_layer = sum(lora.rank * sum(shapes[name]) for name in chosen)
+    if lora.dora:
+        of_layer += sum(shapes[name][1] for name in chosen)
+    num_layers = len(lora.layers) or card.layers
+    num_embeddings = (1 if card.tied_embeddings else 2) if lora.train_embeddings else 0
+    return num_layers * of_layer + num_embeddings * card.vocab_size * card.hidden_size
