@@ -1,6 +1,7 @@
 """Runs train together where that saves time, and only where they could."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from sft_atlas.study.stacking import (
 
 from .conftest import Load
 
+BLOCK = "  b: {data: each, datasets: [d1], samples: 16, epochs: 1, methods: [%s], models: [%s]}"
 PASS_TOKENS = 2048
 CORE = StepCost(tokens=96, spread=0.0, token_seconds=39e-6, pass_seconds=9e-3)
 """A core and 0.4 million weights at a few tokens: measured 8 to 10 ms and 39 us."""
@@ -27,8 +29,7 @@ GPU = StepCost(tokens=512, spread=0.0, token_seconds=6.6e-6, pass_seconds=29e-3,
 
 
 def run_of(load: Load, *, method: str = "full", model: str = "m1") -> TrajectorySpec:
-    block = f"  b: {{data: each, samples: 16, epochs: 1, datasets: [d1], methods: [{method}], models: [{model}]}}"
-    return make_plan(load(block)).trajectories[0].trajectory
+    return make_plan(load(BLOCK % (method, model))).trajectories[0].trajectory
 
 
 def test_runs_of_one_model_and_one_kind_of_training_share_a_key(load: Load) -> None:
@@ -54,13 +55,19 @@ def test_another_model_precision_or_kind_of_training_has_another_key(load: Load)
         replace(run, precision="float32" if run.precision == "bfloat16" else "bfloat16"),
         adapted(factors),
         adapted(replace(factors, rank=8)),
+        adapted(replace(factors, alpha=4.0)),
         adapted(replace(factors, targets=("q_proj",))),
+        adapted(replace(factors, layers=(1,))),
     ]
     keys = [stack_key(run), *(stack_key(other) for other in others)]
     assert len(set(keys)) == len(keys)
-    assert stack_key(adapted(factors)) == stack_key(
-        adapted(replace(factors, alpha=1.0, dropout=0.1))
-    )
+
+
+@pytest.mark.parametrize("extra", [{"dora": True}, {"bias": "all"}, {"train_embeddings": True}])
+def test_what_trains_more_than_factors_trains_alone(load: Load, extra: dict[str, Any]) -> None:
+    run = run_of(load)
+    lora = LoraSpec(rank=4, alpha=8.0, **extra)
+    assert stack_key(replace(run, method=replace(run.method, lora=lora))) is None
 
 
 @pytest.mark.parametrize(
@@ -122,9 +129,7 @@ def test_unequal_steps_cost_padding() -> None:
 
 
 def test_steps_are_costed_by_the_model_and_the_device(load: Load) -> None:
-    study = load(
-        "  b: {data: each, samples: 16, epochs: 1, datasets: [d1], methods: [full, lora], models: [m1]}"
-    )
+    study = load(BLOCK % ("full, lora", "m1"))
     found = {
         (planned.trajectory.method.name, device): step_cost(
             planned.trajectory, CostModel(study, device)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
-from rich.console import Console
 
 from sft_atlas import api
 from sft_atlas.cli import (
@@ -21,6 +20,7 @@ from sft_atlas.cli import (
     pages,
     plan_page,
     recommend_page,
+    run_command,
 )
 from sft_atlas.cli.options import (
     AnswerFormat,
@@ -35,12 +35,10 @@ from sft_atlas.cli.options import (
 )
 from sft_atlas.cli.output import json_text, write_file
 from sft_atlas.cli.output import print_content as _print
-from sft_atlas.cli.progress import run_view
 from sft_atlas.decide.weights import parse_budget, parse_weights
 from sft_atlas.errors import Error
 from sft_atlas.store.table_names import TableName
 from sft_atlas.strict_yaml import did_you_mean
-from sft_atlas.study.job import job_title
 
 app = typer.Typer(
     add_completion=True,
@@ -148,47 +146,7 @@ def recommend(
     _print(lay_out(found))
 
 
-@app.command()
-def run(
-    study: Study,
-    store: StoreFolder = api.DEFAULT_STORE,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one per GPU or core.")
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Only jobs that match: failed, a block, model, dataset, method or cell."),
-    ] = None,
-    until_se: Annotated[
-        float | None,
-        typer.Option(
-            help="Add items for all cells alike until every gain's standard error is below POINTS.",
-            metavar="POINTS",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs and do none.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Do what is missing of a study. Ctrl-C stops cleanly, a second time at once."""
-    terms = only or []
-    if dry_run:
-        selection = api.select(study, store=store, only=terms)
-        jobs = [job_title(task.job) for task in selection.tasks]
-        content = {"jobs": jobs, "failed_before": selection.num_failed_before}
-        _print(content if as_json else jobs or "nothing to do")
-        return
-    console = Console(stderr=True)
-    result = api.run(
-        study,
-        store=store,
-        workers=workers,
-        only=terms,
-        until_se=until_se,
-        view=lambda tasks: run_view(console, tasks),
-    )
-    _print(pages.run_json(result) if as_json else pages.run_page(result, study, store))
-    if not result.is_complete:
-        raise typer.Exit(1)
+app.command()(run_command.run)
 
 
 @app.command()

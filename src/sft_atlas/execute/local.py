@@ -1,9 +1,10 @@
 """Run tasks on this machine: one process per core or GPU, jobs over pipes, failures as data.
 
 The coordinator holds no result and imports no torch: it hands out jobs, and workers publish to the
-store. A worker that dies is replaced and its job tried again from its last checkpoint; a job that
-another coordinator holds is asked for again a second later. The first interrupt lets workers write
-a checkpoint, the second kills.
+store. A worker that dies is replaced and its jobs tried again from their last checkpoints, each
+alone and, where memory may have run out, in smaller passes; a job that another coordinator holds is
+asked for again a second later. The first interrupt lets workers write a checkpoint, the second
+kills.
 """
 
 import contextlib
@@ -15,16 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from sft_atlas.errors import JobError
+from sft_atlas.execute.assignment import ASSIGNMENT, Assignment
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.schedule import Task, blocked, choose, model_of
 from sft_atlas.identity import payload
 from sft_atlas.store.store import Store
-from sft_atlas.study.job import JOB
+from sft_atlas.study.passes import MIN_MICRO_BATCH_TOKENS
 
 MAX_LOST: Final = 3
 """A job whose worker dies this often is recorded as `killed`."""
@@ -61,7 +63,8 @@ class Outcome:
 class _Worker:
     number: int
     process: subprocess.Popen[bytes]
-    task: Task | None = None
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """What it was handed and has not ended, by job fingerprint."""
     is_ready: bool = False
     in_memory: str | None = None
     buffer: bytes = b""
@@ -71,11 +74,16 @@ class _Worker:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def send(self, task: Task) -> None:
+    def send(self, tasks: Sequence[Task], micro_batch_tokens: int | None) -> None:
         assert self.process.stdin is not None
-        self.task = task
+        self.tasks = {task.job.fingerprint: task for task in tasks}
+        assignment = Assignment(
+            jobs=tuple(task.job for task in tasks),
+            stack_runs=min(tasks[0].width, len(tasks)),
+            micro_batch_tokens=micro_batch_tokens,
+        )
         with contextlib.suppress(BrokenPipeError):  # a dead worker shows as the end of its output
-            self.process.stdin.write(JOB.dump_json(task.job) + b"\n")
+            self.process.stdin.write(ASSIGNMENT.dump_json(assignment) + b"\n")
             self.process.stdin.flush()
 
     def close(self) -> None:
@@ -93,6 +101,9 @@ class _State:
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     lost: dict[str, int] = field(default_factory=dict)
+    """How often a job's worker died."""
+    killed: dict[str, int] = field(default_factory=dict)
+    """How often by signal 9, which is what a machine without memory sends."""
     num_interrupts: int = 0
     num_failed_starts: int = 0
     """Workers in a row that ended before they were ready."""
@@ -113,13 +124,12 @@ def run_tasks(
     state = _State(waiting={task.job.fingerprint: task for task in tasks})
     known = state.waiting.keys()
     state.waiting = {
-        key: Task(job=task.job, cost=task.cost, needs=task.needs & known)
-        for key, task in state.waiting.items()
+        key: replace(task, needs=task.needs & known) for key, task in state.waiting.items()
     }
     num_workers = min(placement.num_workers, len(tasks))
     with _interrupts(state), _workers(num_workers, store, placement) as workers:
         while _has_work(state, workers):
-            _assign(state, workers, listen)
+            _assign(state, workers, placement, listen)
             _listen_to(state, workers, store=store, placement=placement, listen=listen)
             if state.num_interrupts > 1:
                 break
@@ -130,12 +140,12 @@ def run_tasks(
         num_done=len(state.done),
         num_failed=len(state.failed),
         num_blocked=len(stuck),
-        num_left=len(state.waiting) - len(stuck) + sum(w.task is not None for w in workers),
+        num_left=len(state.waiting) - len(stuck) + sum(len(w.tasks) for w in workers),
     )
 
 
 def _has_work(state: _State, workers: list[_Worker]) -> bool:
-    if any(worker.task for worker in workers):
+    if any(worker.tasks for worker in workers):
         return True
     if state.num_interrupts:
         return False
@@ -143,20 +153,33 @@ def _has_work(state: _State, workers: list[_Worker]) -> bool:
     return bool(state.waiting.keys() - stuck)
 
 
-def _assign(state: _State, workers: list[_Worker], listen: Callable[[Event], None]) -> None:
+def _assign(
+    state: _State, workers: list[_Worker], placement: Placement, listen: Callable[[Event], None]
+) -> None:
     for worker in workers:
-        if not worker.is_ready or worker.task or state.num_interrupts:
+        if not worker.is_ready or worker.tasks or state.num_interrupts:
             continue
         now = time.monotonic()
-        offered = [t for key, t in state.waiting.items() if state.held_until.get(key, 0) <= now]
-        busy = {w.in_memory for w in workers if w is not worker and w.in_memory}
-        task = choose(offered, done=state.done, in_memory=worker.in_memory, busy_models=busy)
-        if task is None:
+        tasks = choose(
+            [t for key, t in state.waiting.items() if state.held_until.get(key, 0) <= now],
+            done=state.done,
+            in_memory=worker.in_memory,
+            busy_models={w.in_memory for w in workers if w is not worker and w.in_memory},
+            num_workers=len(workers),
+        )
+        if not tasks:
             continue
-        del state.waiting[task.job.fingerprint]
-        worker.in_memory = model_of(task.job) or worker.in_memory
-        worker.send(task)
-        listen(Event(kind="started", job=task.job.fingerprint, worker=worker.number))
+        worker.in_memory = model_of(tasks[0].job) or worker.in_memory
+        worker.send(tasks, _smaller_pass(tasks[0], state, placement))
+        for key in worker.tasks:
+            del state.waiting[key]
+            listen(Event(kind="started", job=key, worker=worker.number))
+
+
+def _smaller_pass(task: Task, state: _State, placement: Placement) -> int | None:
+    """Return half the tokens of a pass for each time that a run was killed; None for never."""
+    times = state.killed.get(task.job.fingerprint, 0) if task.job.kind == "train" else 0
+    return max(placement.pass_tokens >> times, MIN_MICRO_BATCH_TOKENS) if times else None
 
 
 def _listen_to(
@@ -181,7 +204,7 @@ def _listen_to(
             _handle(json.loads(line), worker, state, listen)
     if state.num_interrupts == 1:
         for worker in workers:
-            if worker.task:
+            if worker.tasks:
                 worker.process.send_signal(signal.SIGTERM)
 
 
@@ -192,13 +215,12 @@ def _handle(
         worker.is_ready = True
         state.num_failed_starts = 0
         return
-    task = worker.task
-    assert task is not None, f"a worker without a job said {message}"
-    key = task.job.fingerprint
-    listen(Event(job=key, worker=worker.number, **message))
+    key = message["job"]
+    assert key in worker.tasks, f"a worker spoke of a job that it has not: {message}"
+    listen(Event(worker=worker.number, **message))
     if message["kind"] == "progress":
         return
-    worker.task = None
+    task = worker.tasks.pop(key)
     if message["kind"] == "done":
         state.done.add(key)
     elif message["kind"] == "failed":
@@ -224,23 +246,34 @@ def _replace(
             f"worker {worker.number} ended with code {code} before it was ready, as did "
             f"{MAX_LOST - 1} before it; `sft-atlas doctor` says what is missing. {_log_tail(store)}"
         )
-    task, worker.task = worker.task, None
-    if task:
-        _lose(task, code, state, store=store, listen=listen)
+    for task in worker.tasks.values():
+        _lose(task, code, state, store=store, placement=placement, listen=listen)
+    worker.tasks = {}
     worker.close()
     worker.process = _spawn(store, placement, worker.number)
     worker.is_ready, worker.in_memory, worker.buffer = False, None, b""
 
 
 def _lose(
-    task: Task, code: int, state: _State, *, store: Store, listen: Callable[[Event], None]
+    task: Task,
+    code: int,
+    state: _State,
+    *,
+    store: Store,
+    placement: Placement,
+    listen: Callable[[Event], None],
 ) -> None:
     key = task.job.fingerprint
     state.lost[key] = state.lost.get(key, 0) + 1
     reason = f"signal {-code}" if code < 0 else f"exit code {code}"
     text = f"its process ended with {reason}, {state.lost[key]} time(s)"
     if state.lost[key] < MAX_LOST or state.num_interrupts:
-        state.waiting[key] = task
+        if code == -signal.SIGKILL:
+            state.killed[key] = state.killed.get(key, 0) + 1
+        # Alone, so that it takes no other with it if it was the cause.
+        state.waiting[key] = replace(task, stack_key=None, width=1)
+        if pass_tokens := _smaller_pass(task, state, placement):
+            text += f"; tried again alone, with at most {pass_tokens} tokens a pass"
         listen(Event(kind="lost", job=key, text=text))
         return
     state.failed.add(key)
@@ -260,7 +293,7 @@ def _workers(num_workers: int, store: Store, placement: Placement) -> Iterator[l
         yield workers
     finally:
         for worker in workers:
-            if worker.task or not worker.is_ready:
+            if worker.tasks or not worker.is_ready:
                 worker.process.kill()
             worker.close()
         for worker in workers:

@@ -1,15 +1,13 @@
 """Say where and how fast jobs run; nothing here is ever hashed or changes what is learned."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+from sft_atlas.errors import StudyError
 from sft_atlas.judge.endpoint import Endpoint
 from sft_atlas.study.passes import MICRO_BATCH_TOKENS
-
-MIN_PASS_TOKENS: Final = 256
-"""Fewer tokens in a pass save hardly any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +53,53 @@ class Placement:
         return cls(**content | {"judge": None if judge is None else Endpoint(**judge)})
 
 
-def detect_placement(num_workers: int | None = None) -> Placement:
-    """Return one worker per GPU where there are any, else one per usable core."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingWishes:
+    """What a user may ask of how training runs are placed; None leaves it to this machine."""
+
+    stack: int | None = None
+    """Most training runs in one model at a time; 1: each alone. None: as many as pay."""
+    memory_gib: float | None = None
+    """Memory of each process that its training may fill. None: a share of what is free."""
+    devices_per_run: int = 1
+    """GPUs that one training run is spread over."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: slower, in far less memory."""
+    compile: bool = False
+    """Compile models before they are trained."""
+
+
+NO_WISHES: Final = TrainingWishes()
+
+
+def place_workers(num_workers: int | None, wishes: TrainingWishes) -> Placement:
+    """Return the placement of a run on this machine."""
+    found = detect_placement(num_workers, devices_per_run=wishes.devices_per_run)
+    return replace(
+        found,
+        stack_runs=wishes.stack,
+        memory_bytes=None if wishes.memory_gib is None else int(wishes.memory_gib * 2**30),
+        devices_per_run=wishes.devices_per_run,
+        activation_checkpointing=wishes.activation_checkpointing,
+        compile=wishes.compile,
+    )
+
+
+def detect_placement(num_workers: int | None = None, *, devices_per_run: int = 1) -> Placement:
+    """Return one worker per GPU, or per group of GPUs, where there are any, else one per usable
+    core.
+
+    Raises:
+        StudyError: if a run is to be spread over more devices than there are.
+    """
     num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    num_devices = num_gpus or len(os.sched_getaffinity(0))
+    num_places = num_devices // devices_per_run
+    if num_places == 0:
+        raise StudyError(
+            f"--devices-per-run {devices_per_run}: this machine has {num_devices} "
+            f"{'GPUs' if num_gpus else 'usable cores'}; expected at most as many. Lower it."
+        )
     if num_gpus:
-        return Placement(device="cuda", num_workers=min(num_workers or num_gpus, num_gpus))
-    return Placement(device="cpu", num_workers=num_workers or len(os.sched_getaffinity(0)))
+        return Placement(device="cuda", num_workers=min(num_workers or num_places, num_places))
+    return Placement(device="cpu", num_workers=num_workers or num_places)

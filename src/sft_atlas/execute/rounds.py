@@ -20,9 +20,9 @@ from sft_atlas.errors import StudyError
 from sft_atlas.execute.disk import refuse_full_disk
 from sft_atlas.execute.extend import apply_extensions, next_limits, record_limits
 from sft_atlas.execute.local import Event, Outcome, run_tasks
-from sft_atlas.execute.placement import Placement, detect_placement
+from sft_atlas.execute.placement import NO_WISHES, Placement, TrainingWishes, place_workers
 from sft_atlas.execute.schedule import Task
-from sft_atlas.execute.tasks import Selection, select_tasks
+from sft_atlas.execute.tasks import select_tasks, with_companions
 from sft_atlas.judge.endpoint import Endpoint, check_endpoint, read_key
 from sft_atlas.store.inventory import read_inventory, set_damaged_aside
 from sft_atlas.store.store import Store
@@ -43,6 +43,7 @@ class RunOptions:
 
     workers: int | None = None
     """Processes; None: one per GPU, or per usable core."""
+    training: TrainingWishes = NO_WISHES
     only: Sequence[str] = ()
     """Terms that select jobs, see `execute.tasks.select_tasks`."""
     until_se: float | None = None
@@ -122,13 +123,14 @@ def find_subsets(study: Study) -> dict[str, Subset]:
 def _run_round(study: Study, store: Store, options: RunOptions) -> RunResult:
     started = time.monotonic()
     _refuse_unscored(study)
-    placement = replace(detect_placement(options.workers), judge=_judge_of(study))
+    placement = replace(place_workers(options.workers, options.training), judge=_judge_of(study))
     store.sweep()
     set_aside = set_damaged_aside(store)
     planned = make_plan(study, read_inventory(store))
     refuse_full_disk(planned, store)
     selection = select_tasks(planned, store, options.only)
-    outcome = _run_selection(selection, store, placement, options.view)
+    tasks = with_companions(selection.tasks, planned.cost_model(), placement)
+    outcome = _run_selection(tasks, store, placement, options.view)
     if outcome.num_done:
         _read_scores(study, store)  # brings the index of scores up to date
     return RunResult(
@@ -176,11 +178,11 @@ def _judge_of(study: Study) -> Endpoint | None:
 
 
 def _run_selection(
-    selection: Selection, store: Store, placement: Placement, view: View | None
+    tasks: Sequence[Task], store: Store, placement: Placement, view: View | None
 ) -> Outcome:
-    if not selection.tasks:
+    if not tasks:
         return Outcome(num_done=0, num_failed=0, num_blocked=0, num_left=0)
-    show = view(selection.tasks) if view else nullcontext(lambda _event: None)
+    show = view(tasks) if view else nullcontext(lambda _event: None)
     log = store.layout.log / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with show as listener, log.open("a", encoding="utf-8") as stream:
@@ -193,7 +195,7 @@ def _run_selection(
                 stream.flush()
             listener(event)
 
-        return run_tasks(selection.tasks, store=store, placement=placement, listen=listen)
+        return run_tasks(tasks, store=store, placement=placement, listen=listen)
 
 
 def _refuse_unscored(study: Study) -> None:

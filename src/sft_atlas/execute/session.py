@@ -7,19 +7,19 @@ Beside `modelless` and `measuring` this is the only module that knows the stages
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO, assert_never, final
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.data.encoding import load_tokenizer
 from sft_atlas.data.prepared import PreparedRows, prepare
-from sft_atlas.errors import Error, OutOfMemoryError
+from sft_atlas.errors import Error
 from sft_atlas.evaluate.canary import Probe, check_cell, check_golden, probe_model
 from sft_atlas.evaluate.evaluate import evaluate_cell
+from sft_atlas.execute.assignment import Assignment
 from sft_atlas.execute.faults import kept, raise_faults
 from sft_atlas.execute.measuring import (
     compare_texts,
@@ -31,11 +31,12 @@ from sft_atlas.execute.measuring import (
     refuse_without_base,
 )
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
-from sft_atlas.execute.placement import MIN_PASS_TOKENS, Placement
+from sft_atlas.execute.placement import Placement
 from sft_atlas.measure.dataset import measure_dataset
 from sft_atlas.measure.embed import Embed
 from sft_atlas.model.load import BaseModel, load_base, load_cell
 from sft_atlas.store.outcomes import outcome_folder
+from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import (
     DescribeJob,
@@ -51,12 +52,8 @@ from sft_atlas.study.job import (
 )
 from sft_atlas.study.measure import CellMeasure
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec, DatasetSpec, ModelSpec
-from sft_atlas.train.loop import (
-    Observers,
-    StopRequested,
-    TrainPlacement,
-    train,
-)
+from sft_atlas.train.loop import Entrant, train_together
+from sft_atlas.train.placement import Observers, StopRequested, TrainPlacement
 
 
 @final
@@ -69,8 +66,6 @@ class Worker:
     events: TextIO
     started: float = field(default_factory=time.time)
     should_stop: bool = False
-    is_assessing: bool = False
-    """Scores or measures are being made, not training steps."""
     base: BaseModel | None = None
     base_probe: Probe = ()
     hidden_embed: Embed | None = None
@@ -80,7 +75,8 @@ class Worker:
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
     rows: dict[str, PreparedRows] = field(default_factory=dict)
     """Mapped samples by prepare job."""
-    last_progress: float = 0.0
+    last_progress: dict[str, float] = field(default_factory=dict)
+    """When each job's progress was told."""
 
     def send(self, kind: str, **facts: Any) -> None:
         """Tell the coordinator; a coordinator that is gone ends this process."""
@@ -134,13 +130,16 @@ def is_done(store: Store, job: Job) -> bool:
 
 
 def do_job(worker: Worker, job: Job) -> None:
-    """Do what is missing of a job; raises what the stages raise."""
+    """Do what is missing of a job; raises what the stages raise.
+
+    Of a train job it is what its cells lack once `train_group` has trained its run.
+    """
     if isinstance(job, PrepareJob):
         prepare(worker.store, job)
     elif isinstance(job, MeasureJob):
         _measure(worker, job)
     elif isinstance(job, TrainJob):
-        _train(worker, job)
+        _assess_cells(worker, job)
     elif isinstance(job, EvaluateJob):
         _evaluate(worker, job)
     elif isinstance(job, GradeJob):
@@ -182,59 +181,86 @@ def _compare(worker: Worker, job: SimilarityJob) -> None:
     compare_texts(worker.store, job, worker.hidden_embed)
 
 
-def _train(worker: Worker, job: TrainJob) -> None:
-    spec = job.trajectory
-    base = worker.load_base(spec.model)
-    _measure_base(worker, (*job.measures, *job.last_measures))
-    parts = [_rows(worker, job, part.dataset, part.num_samples) for part in spec.data.parts]
+def open_entrant(worker: Worker, job: TrainJob) -> Entrant:
+    """Return a run with its samples, ready to be trained; raises what `prepare` raises."""
+    if worker.should_stop:
+        raise StopRequested("stopped before its first step")
+    parts = job.trajectory.data.parts
+    rows = [_rows(worker, job, part.dataset, part.num_samples) for part in parts]
 
     def on_epoch(cell: CellSpec, model: PreTrainedModel) -> None:
-        # A benchmark or measure that fails does not end the training: it is tried again below.
+        # A benchmark or measure that fails does not end the training: it is tried again later.
         _assess(worker, cell, model, _wishes(job, cell))
 
     def on_step(done: int, total: int) -> None:
-        _report_progress(worker, done / total)
+        _report_progress(worker, job, done / total)
 
-    def run_training(micro_batch_tokens: int) -> None:
-        train(
-            job,
-            store=worker.store,
-            base=base,
-            rows=TrainingRows(parts),
-            placement=TrainPlacement(
-                micro_batch_tokens=micro_batch_tokens,
-                checkpoint_seconds=worker.placement.checkpoint_seconds,
-            ),
-            observers=Observers(
-                on_epoch=on_epoch, on_step=on_step, should_stop=lambda: worker.should_stop
-            ),
-        )
+    observers = Observers(
+        on_epoch=on_epoch, on_step=on_step, should_stop=lambda: worker.should_stop
+    )
+    return Entrant(job=job, rows=TrainingRows(rows), observers=observers)
 
-    _shrink_on_oom(worker, run_training)
-    # Cells that were published before this job began were not shown to `on_epoch`.
+
+def train_group(
+    worker: Worker,
+    jobs: Sequence[TrainJob],
+    entrants: Iterable[Entrant],
+    assignment: Assignment,
+    on_end: Callable[[TrainJob, Exception | None], None],
+) -> list[TrainJob]:
+    """Train runs of one base model, together where that was asked for.
+
+    `on_end` is told of each run that is done for good as soon as it is. Returns the others: those
+    that were trained, and whose cells still lack something.
+
+    Args:
+        worker: what is in memory.
+        jobs: all runs; what they measure is measured of the base model first.
+        entrants: those of them that can be trained, opened one by one as places get free.
+        assignment: how many train at the same time, in passes of how many tokens.
+        on_end: is told what went wrong, or None.
+    """
+    base = worker.load_base(jobs[0].trajectory.model)
+    measures = {m.fingerprint: m for job in jobs for m in (*job.measures, *job.last_measures)}
+    _measure_base(worker, tuple(measures.values()))
+    lacking: list[TrainJob] = []
+
+    def end(job: TrainJob, outcome: Record | Exception) -> None:
+        if isinstance(outcome, Exception):
+            on_end(job, outcome)
+        elif is_done(worker.store, job):
+            on_end(job, None)
+        else:
+            lacking.append(job)
+
+    train_together(
+        entrants,
+        store=worker.store,
+        base=base,
+        placement=_train_placement(worker, assignment),
+        on_end=end,
+    )
+    return lacking
+
+
+def _train_placement(worker: Worker, assignment: Assignment) -> TrainPlacement:
+    placement = worker.placement
+    return TrainPlacement(
+        micro_batch_tokens=assignment.micro_batch_tokens or placement.pass_tokens,
+        checkpoint_seconds=placement.checkpoint_seconds,
+        stack_runs=assignment.stack_runs,
+        activation_checkpointing=placement.activation_checkpointing,
+        compile=placement.compile,
+    )
+
+
+def _assess_cells(worker: Worker, job: TrainJob) -> None:
+    """Assess cells that were published before this job began, or were not assessed in full."""
     faults: list[Error] = []
     for cell in job.cells:
         with kept(faults):
             faults += _assess_stored(worker, cell, _wishes(job, cell))
     raise_faults(faults)
-
-
-def _shrink_on_oom(worker: Worker, run_training: Callable[[int], None]) -> None:
-    """Train with smaller passes while memory is too small; results do not depend on it.
-
-    Training goes on from its last checkpoint. Raises OutOfMemoryError below 256 tokens a pass.
-    """
-    micro_batch_tokens = worker.placement.pass_tokens
-    while True:
-        try:
-            return run_training(micro_batch_tokens)
-        except OutOfMemoryError:
-            micro_batch_tokens //= 2
-            if worker.is_assessing or micro_batch_tokens < MIN_PASS_TOKENS:
-                raise
-        # Outside the handler: inside it the traceback still holds the tensors of the failed pass.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _evaluate(worker: Worker, job: EvaluateJob) -> None:
@@ -293,7 +319,6 @@ def _assess(worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wis
     Returns what went wrong with one benchmark or measure alone.
     """
     assert worker.base is not None, "the base model is loaded"
-    worker.is_assessing = True
     probe = probe_model(model)
     check_cell(cell, base_probe=worker.base_probe, cell_probe=probe)
     check_golden(worker.store, cell, probe, device=model.device.type)
@@ -314,7 +339,6 @@ def _assess(worker: Worker, cell: CellSpec, model: PreTrainedModel, wishes: _Wis
             measure_cell(
                 worker.store, cell, measure, base=worker.base, model=model, tokenizer=tokenizer
             )
-    worker.is_assessing = False
     return faults
 
 
@@ -336,8 +360,8 @@ def _rows(
     return worker.rows[wish.fingerprint]
 
 
-def _report_progress(worker: Worker, fraction: float) -> None:
-    now = time.monotonic()
-    if now - worker.last_progress > 0.5:
-        worker.last_progress = now
-        worker.send("progress", fraction=round(fraction, 4))
+def _report_progress(worker: Worker, job: TrainJob, fraction: float) -> None:
+    now, key = time.monotonic(), job.fingerprint
+    if now - worker.last_progress.get(key, 0.0) > 0.5:
+        worker.last_progress[key] = now
+        worker.send("progress", job=key, fraction=round(fraction, 4))

@@ -1,16 +1,18 @@
 """Select the tasks of a run from a plan: what is missing, less what failed before, or what the user
-names.
+names; and say which training runs go together.
 """
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sft_atlas.errors import StudyError
+from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.schedule import Task, blocked
 from sft_atlas.identity import payload
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
+from sft_atlas.study.cost import CostModel
 from sft_atlas.study.job import (
     DescribeJob,
     Job,
@@ -23,6 +25,7 @@ from sft_atlas.study.job import (
 )
 from sft_atlas.study.missing import PlannedJob
 from sft_atlas.study.plan import JOB_KINDS, Plan
+from sft_atlas.study.stacking import stack_key, stack_width, step_cost
 
 FAILED: Final = "failed"
 """The word of `--only` that selects jobs which failed before."""
@@ -74,6 +77,24 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
         tasks=tuple(known[key] for key in (*prepare, *chosen)),
         num_failed_before=0 if only else len(stuck),
     )
+
+
+def with_companions(
+    tasks: Sequence[Task], costs: CostModel, placement: Placement
+) -> tuple[Task, ...]:
+    """Say of each training run what it may train with, and how many pay at a time."""
+    if placement.stack_runs == 1 or placement.devices_per_run > 1:
+        return tuple(tasks)
+    found = []
+    for task in tasks:
+        if isinstance(task.job, TrainJob):
+            run = task.job.trajectory
+            step = step_cost(run, costs)
+            width = placement.stack_runs or stack_width(step, pass_tokens=placement.pass_tokens)
+            key = stack_key(run) if width > 1 else None
+            task = replace(task, stack_key=key, width=width, step_tokens=step.tokens)
+        found.append(task)
+    return tuple(found)
 
 
 def _failed(plan: Plan, store: Store) -> set[str]:

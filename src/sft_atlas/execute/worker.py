@@ -1,8 +1,9 @@
-"""Do one job after another in a process that keeps a base model and tokenizers in memory.
+"""Do one assignment after another in a process that keeps a base model and tokenizers in memory.
 
-Jobs come as JSON lines on stdin and events leave as JSON lines on stdout; whatever libraries print
-goes to stderr. The store is the truth: every result is published there before its event is sent,
-and a job is done only under its lease, so a lost event costs nothing.
+Assignments come as JSON lines on stdin and events leave as JSON lines on stdout; whatever libraries
+print goes to stderr. The store is the truth: every result is published there before its event is
+sent, and a job is done only under its lease, so a lost event costs nothing. Jobs of one assignment
+end each for itself.
 """
 
 import errno
@@ -12,6 +13,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -23,67 +26,134 @@ from sft_atlas.errors import (
     JobError,
     OutOfMemoryError,
 )
+from sft_atlas.execute.assignment import ASSIGNMENT, Assignment
 from sft_atlas.execute.placement import Placement
-from sft_atlas.execute.session import Worker, do_job, is_done
+from sft_atlas.execute.session import Worker, do_job, is_done, open_entrant, train_group
 from sft_atlas.identity import payload
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.states import job_names
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.study.job import (
-    JOB,
-    EvaluateJob,
-    Job,
-)
+from sft_atlas.study.job import EvaluateJob, Job, TrainJob
 from sft_atlas.study.spec import CellSpec
-from sft_atlas.train.loop import (
-    StopRequested,
-    is_out_of_memory,
-)
+from sft_atlas.train.loop import Entrant
+from sft_atlas.train.memory import is_out_of_memory
+from sft_atlas.train.placement import StopRequested
 
 ALREADY_DONE: Final = "was done by another process"
 
+Facts = dict[str, str]
+"""How a job ended: `kind`, and `text` where there is something to say."""
+
 
 def serve(worker: Worker, lines: TextIO) -> None:
-    """Do jobs until the input ends or a stop is asked for."""
+    """Do assignments until the input ends or a stop is asked for."""
     worker.send("ready")
     for line in lines:
-        job = JOB.validate_json(line)
-        started = time.monotonic()
-        with worker.store.lease(job.fingerprint) as mine:
-            if not mine:
-                worker.send("held", text="another process works on it")
+        _do(worker, ASSIGNMENT.validate_json(line))
+
+
+def _do(worker: Worker, assignment: Assignment) -> None:
+    """Do the jobs that no other process holds, and say of each how it ended as soon as it has."""
+    started = time.monotonic()
+    leases: dict[str, ExitStack] = {}
+
+    def end(job: Job, facts: Facts) -> None:
+        leases.pop(job.fingerprint).close()
+        worker.send(job=job.fingerprint, seconds=round(time.monotonic() - started, 3), **facts)
+
+    jobs: list[Job] = []
+    with ExitStack() as held:
+        for job in assignment.jobs:
+            lease = held.enter_context(ExitStack())
+            if not lease.enter_context(worker.store.lease(job.fingerprint)):
+                worker.send("held", job=job.fingerprint, text="another process works on it")
                 continue
-            facts = _attempt(worker, job)
-        worker.send(seconds=round(time.monotonic() - started, 3), **facts)
+            leases[job.fingerprint] = lease
+            known = _known_end(worker, job)
+            if known is None:
+                jobs.append(job)
+            else:
+                end(job, known)
+        runs = [job for job in jobs if isinstance(job, TrainJob)]
+        for job in jobs:
+            if not isinstance(job, TrainJob):
+                end(job, _attempt(worker, job))
+        if runs:
+            _train(worker, runs, assignment, end)
 
 
-def _attempt(worker: Worker, job: Job) -> dict[str, str]:
+def _known_end(worker: Worker, job: Job) -> Facts | None:
+    """Return how a job ended in another process while it waited; None if it is to be done."""
     if is_done(worker.store, job):
         return {"kind": "done", "text": ALREADY_DONE}
     failure = worker.store.find(worker.store.layout.failure(job.fingerprint))
     if failure and failure.provenance["failed"] > worker.started:
         return {"kind": "failed", "text": f"failed in another process: {failure.result['message']}"}
-    worker.is_assessing = False
+    return None
+
+
+def _attempt(worker: Worker, job: Job) -> Facts:
     try:
         do_job(worker, job)
-    except StopRequested as stop:
-        return {"kind": "held", "text": str(stop)}
     except Exception as error:  # noqa: BLE001 - a failed job is data: it is recorded, and the next one runs
-        if isinstance(error, DamagedError):
-            worker.store.set_aside(error.folder, only_damaged=True)
-        kind = error.kind if isinstance(error, JobError) else _kind(error)
-        result = {
-            "kind": kind,
-            "message": str(error) or type(error).__name__,
-            "step": error.step if isinstance(error, DivergedError) else None,
-            "trace": traceback.format_exc(),
-        }
-        worker.store.record_failure(job.fingerprint, payload(job), result)
-        return {"kind": "failed", "text": f"{kind}: {result['message']}"}
+        return _failed(worker, job, error)
+    return _done(worker, job)
+
+
+def _train(
+    worker: Worker,
+    jobs: Sequence[TrainJob],
+    assignment: Assignment,
+    end: Callable[[Job, Facts], None],
+) -> None:
+    """Train runs together; whatever goes wrong with one of them is that one's end alone."""
+    left = {job.fingerprint: job for job in jobs}
+
+    def on_end(job: TrainJob, error: Exception | None) -> None:
+        del left[job.fingerprint]
+        end(job, _done(worker, job) if error is None else _failed(worker, job, error))
+
+    def entrants() -> Iterator[Entrant]:
+        for job in jobs:
+            try:
+                entrant = open_entrant(worker, job)
+            except Exception as error:  # noqa: BLE001 - data that cannot be prepared is its own run's
+                on_end(job, error)
+                continue
+            yield entrant
+
+    try:
+        lacking = train_group(worker, jobs, entrants(), assignment, on_end)
+    except Exception as error:  # noqa: BLE001 - what all of them need is broken: none can go on
+        for job in tuple(left.values()):
+            on_end(job, error)
+        return
+    for job in lacking:
+        end(job, _attempt(worker, job))
+
+
+def _done(worker: Worker, job: Job) -> Facts:
     worker.store.clear_failure(job.fingerprint)
     if isinstance(job, EvaluateJob):
         _clear_training_failure(worker.store, job.cell)
     return {"kind": "done"}
+
+
+def _failed(worker: Worker, job: Job, error: Exception) -> Facts:
+    """Record why a job failed; one that was asked to stop did not fail."""
+    if isinstance(error, StopRequested):
+        return {"kind": "held", "text": str(error)}
+    if isinstance(error, DamagedError):
+        worker.store.set_aside(error.folder, only_damaged=True)
+    kind = error.kind if isinstance(error, JobError) else _kind(error)
+    result = {
+        "kind": kind,
+        "message": str(error) or type(error).__name__,
+        "step": error.step if isinstance(error, DivergedError) else None,
+        "trace": "".join(traceback.format_exception(error)),
+    }
+    worker.store.record_failure(job.fingerprint, payload(job), result)
+    return {"kind": "failed", "text": f"{kind}: {result['message']}"}
 
 
 def _clear_training_failure(store: Store, cell: CellSpec) -> None:

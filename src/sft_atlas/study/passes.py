@@ -7,6 +7,9 @@ MICRO_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16_384}
 
 A processor's caches hold the activations of a small pass."""
 
+MIN_MICRO_BATCH_TOKENS: Final = 256
+"""Where memory is short, passes of training get no smaller: fewer tokens save hardly any."""
+
 SCORE_BATCH_TOKENS: Final = {"cpu": 2048, "cuda": 16_384}
 """Of one forward pass in scoring, by device.
 

@@ -9,14 +9,12 @@ nothing.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Final
 
 from sft_atlas.identity import canonical_json
-from sft_atlas.study.assumption import scenarios
 from sft_atlas.study.cost import CostModel
-from sft_atlas.study.passes import MICRO_BATCH_TOKENS
-from sft_atlas.study.shape import attention_flops, matmul_weights
 from sft_atlas.study.spec import TrajectorySpec
 
 MAX_WIDTH: Final = 64
@@ -31,9 +29,6 @@ ENOUGH: Final = 0.9
 LENGTH_SPREAD: Final = 0.8
 """Standard deviation of samples' lengths over their mean; of a log-normal one whose 95th percentile
 is three times its median, 0.8."""
-
-_OPTIMIZER_BYTES: Final = 28
-"""Read and written per trained weight and step: weight, gradient and two moments, float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,35 +56,24 @@ def stack_key(run: TrajectorySpec) -> str | None:
     low-rank factors of one kind. Data, learning rate, schedule, length and seed are each run's own.
     """
     lora = run.method.lora
-    if lora is not None and not getattr(lora, "is_plain", True):
+    if lora is not None and not lora.is_plain:
         return None
     moved = "full" if lora is None else canonical_json(lora)
-    masters = getattr(run, "master_precision", "float32")
-    return f"{run.model.fingerprint}/{run.precision}/{masters}/{moved}"
+    return f"{run.model.fingerprint}/{run.precision}/{run.master_precision}/{moved}"
 
 
 def step_cost(run: TrajectorySpec, costs: CostModel) -> StepCost:
-    """Estimate a run's step from its model's shape and the device, by the likely scenario."""
-    likely = scenarios()[1]
-    card, device, method = costs.card(run.model), costs.device, run.method
-    tokens = costs.data_tokens(run.data) * likely.token_factor / run.data.num_samples
-    weights = (6.0 if method.lora is None else 4.0) * matmul_weights(card)
-    flops = weights + 3 * attention_flops(card, tokens)
-    moved = _OPTIMIZER_BYTES * costs.trained_weights(run.model, method)
-    batch_samples = min(method.batch_samples, run.data.num_samples)
+    """Estimate a run's step as its device was measured, or as its card lets expect."""
+    rates, epoch = costs.trainings.rates(run), costs.trainings.tokens(run)
+    batch_samples = min(run.method.batch_samples, run.data.num_samples)
     return StepCost(
-        tokens=tokens * batch_samples,
+        tokens=epoch.num_tokens * batch_samples / run.data.num_samples,
         spread=LENGTH_SPREAD / math.sqrt(batch_samples),
-        token_seconds=flops / (costs.peak_flops * likely.train_utilisation),
-        pass_seconds=card.layers * device.train_layer_seconds * likely.layer_factor,
-        run_seconds=moved / (device.bandwidth * likely.bandwidth_fraction),
-        overlaps=device.kind == "gpu",
+        token_seconds=rates.token,
+        pass_seconds=rates.one_pass,
+        run_seconds=rates.update,
+        overlaps=costs.device.kind == "gpu",
     )
-
-
-def default_pass_tokens(costs: CostModel) -> int:
-    """Return the tokens of one pass on the device that costs are estimated for."""
-    return MICRO_BATCH_TOKENS["cuda" if costs.device.kind == "gpu" else "cpu"]
 
 
 def stacked_seconds(step: StepCost, width: int, *, pass_tokens: int) -> float:
@@ -121,6 +105,7 @@ def stack_gain(step: StepCost, width: int, *, pass_tokens: int) -> float:
     return alone / stacked_seconds(step, width, pass_tokens=pass_tokens) - 1
 
 
+@cache
 def stack_width(step: StepCost, *, pass_tokens: int, most: int = MAX_WIDTH) -> int:
     """Return the smallest number of runs with nearly all of the gain; 1 where none pays."""
     gains = [stack_gain(step, width, pass_tokens=pass_tokens) for width in range(1, most + 1)]
