@@ -16,6 +16,7 @@ from sft_atlas.data.sources import count_quarantined
 from sft_atlas.errors import StudyError
 from sft_atlas.execute.disk import free_bytes as free_bytes
 from sft_atlas.execute.disk import refuse_full_disk
+from sft_atlas.execute.placement import NO_WISHES, TrainingWishes
 from sft_atlas.execute.tasks import Selection, select_tasks
 from sft_atlas.results import (
     Results,
@@ -24,7 +25,7 @@ from sft_atlas.results import (
     results_of_others,
     results_of_study,
 )
-from sft_atlas.store.inventory import read_inventory
+from sft_atlas.store.known import plan_for_store
 from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study import loader
@@ -64,12 +65,15 @@ def load_study(path: StudyPath) -> Study:
 def plan(study: StudyPath, *, store: Path | None = None, device: str | None = None) -> Plan:
     """Plan a study against what a store holds; None: the default one.
 
+    Times rest on what was measured in that store: this machine's profile (`doctor`), lengths of
+    samples, finished runs. With `device`, the name of a card, they rest on the card alone.
+
     Raises:
         StoreError: if `store` is given and its disk cannot hold what is missing.
     """
     opened = open_store(store or DEFAULT_STORE)
     loaded = _open_study(study, opened)
-    planned = make_plan(loaded, read_inventory(opened), device=device)
+    planned = plan_for_store(loaded, opened, device=device)
     if store is not None:
         refuse_full_disk(planned, opened)
     return planned
@@ -89,6 +93,7 @@ def run(
     workers: int | None = None,
     only: Sequence[str] = (),
     until_se: float | None = None,
+    training: TrainingWishes = NO_WISHES,
     view: "View | None" = None,
 ) -> "RunResult":
     """Do what is missing of a study on this machine.
@@ -100,6 +105,7 @@ def run(
         only: terms that select jobs, see `execute.tasks.select_tasks`.
         until_se: raise the benchmarks' limits, for all cells alike, until no gain's standard error
             is above so many points (hundredths of a score's range).
+        training: how training runs are placed: how many in one model, in how much memory.
         view: is given the tasks of each round and gives a listener for its events.
 
     Raises:
@@ -108,19 +114,23 @@ def run(
     """
     from sft_atlas.execute.rounds import RunOptions, run_study
 
-    options = RunOptions(workers=workers, only=only, until_se=until_se, view=view)
+    options = RunOptions(
+        workers=workers, only=only, until_se=until_se, training=training, view=view
+    )
     return run_study(load_study(study), open_store(store, create=True), options)
 
 
 def select(study: StudyPath, *, store: Path = DEFAULT_STORE, only: Sequence[str] = ()) -> Selection:
     """Return what `run` would do, without doing it."""
     opened = open_store(store)
-    planned = make_plan(_open_study(study, opened), read_inventory(opened))
+    planned = plan_for_store(_open_study(study, opened), opened)
     return select_tasks(planned, opened, only)
 
 
 def status(study: StudyPath, *, store: Path = DEFAULT_STORE) -> Status:
-    """Say how far a study is, and why cells failed."""
+    """Say how far a study is, why cells failed, and how long training takes beside what was
+    expected of it.
+    """
     opened = open_store(store)
     return read_status(make_plan(_open_study(study, opened)), opened)
 
@@ -225,7 +235,7 @@ def next_cells(
     from sft_atlas.deciding import propose_from
 
     opened = open_store(store)
-    planned = make_plan(_open_study(study, opened), read_inventory(opened), device=device)
+    planned = plan_for_store(_open_study(study, opened), opened, device=device)
     found = [results_of_study(planned.study, opened)]
     found += _evidence(evidence, opened, is_needed=False)
     return propose_from(found, planned, weights=weights, budget_gpu_hours=budget_gpu_hours)

@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+from sft_atlas.identity import fingerprint
 
 _TORCH_FACTS: Final = """
 import json, torch
@@ -26,6 +29,8 @@ print(json.dumps({
     "cpu": torch.backends.cpu.get_cpu_capability(),
 }))
 """
+
+_GPU_FACTS: Final = Path("/proc/driver/nvidia/gpus")
 
 _LIBRARIES: Final = {
     "transformers": "models and tokenizers",
@@ -45,6 +50,60 @@ class Check:
     found: str
     needed_for: str
     fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processor:
+    """What runs use on this machine: its GPUs, or its processor's cores."""
+
+    kind: Literal["cpu", "gpu"]
+    name: str
+    """As its maker calls it."""
+    model: str
+    """Family, model, stepping and cache of a processor, which share a name with others."""
+    count: int
+    """GPUs, or usable cores."""
+
+    @property
+    def key(self) -> str:
+        """Tells processors apart; equal ones of two machines are one."""
+        return fingerprint([self.kind, self.name, self.model, self.count])
+
+
+def this_processor() -> Processor:
+    """Return what runs would use here, without asking any library."""
+    num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if num_gpus:
+        return Processor(kind="gpu", name=_gpu_name(), model="", count=num_gpus)
+    facts = _lines_of(Path("/proc/cpuinfo"))
+    details = ("cpu family", "model", "stepping", "cache size")
+    return Processor(
+        kind="cpu",
+        name=facts.get("model name", platform.machine()),
+        model=" ".join(facts.get(name, "?") for name in details),
+        count=len(os.sched_getaffinity(0)),
+    )
+
+
+def _gpu_name() -> str:
+    for path in sorted(_GPU_FACTS.glob("*/information")):
+        return _lines_of(path).get("Model", "GPU")
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.splitlines()[0].strip()
+    return "GPU"
+
+
+def _lines_of(path: Path) -> dict[str, str]:
+    """Read `name: value` lines; the first of a name counts."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            found.setdefault(name.strip(), value.strip())
+    return found
 
 
 def examine(store: Path) -> list[Check]:

@@ -26,6 +26,7 @@ _PUBLISHED = (
     "datasets",
     "overlap",
     "extensions",
+    "profiles",
     "failures",
 )
 

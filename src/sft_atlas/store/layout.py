@@ -18,6 +18,7 @@ descriptions/<fingerprint>/           a dataset as texts: lengths, duplicates, d
 similarities/<fingerprint>/           how close a dataset is to a benchmark
 updates/<fingerprint>/                cosines between weight changes of a base model's cells
 maps/<fingerprint>/                   places of cells on the map of all models
+profiles/<processor>/<moment>/        how fast this machine's devices are; the newest counts
 evidence/<name>/                      results that somebody else measured, as tables
 failures/<job>/                       the latest failure of a job, until it succeeds
 working/<trajectory>/                 checkpoints of a run that is not finished
@@ -139,6 +140,9 @@ class Layout:
 
     def map(self, fingerprint: str) -> Path:
         return self.maps / fingerprint
+
+    def profiles(self, processor: str) -> Path:
+        return self.root / "profiles" / processor
 
     @property
     def evidences(self) -> Path:

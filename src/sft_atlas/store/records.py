@@ -40,6 +40,7 @@ SCHEMAS: Final = (
     "similarity/1",
     "updates/1",
     "map/1",
+    "profile/1",
     "evidence/1",
     "failure/1",
 )

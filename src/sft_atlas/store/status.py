@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_atlas.store.known import plan_for_store
+from sft_atlas.store.progress import Progress, read_progress
 from sft_atlas.store.states import CellState, Wish, read_states
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import (
@@ -60,6 +62,8 @@ class Status:
     failures: tuple[Failure, ...]
     running: tuple[dict[str, Any], ...]
     """Process id, host and start of each job that is held now."""
+    progress: Progress | None = None
+    """What training took beside what was expected, and the time that is left."""
 
 
 def wishes(plan: Plan) -> list[Wish]:
@@ -110,6 +114,7 @@ def read_status(plan: Plan, store: Store) -> Status:
         blocks=tuple(_block_status(name, found) for name, found in by_block.items()),
         failures=(*failures, *_failed_measures(plan, store)),
         running=tuple(store.holders().values()),
+        progress=read_progress(plan_for_store(plan.study, store)),
     )
 
 

@@ -268,27 +268,34 @@ class MissingJobs:
         return self._study.measures.dataset_samples or _MEASURED_SAMPLES
 
     def _measure_jobs(self) -> list[PlannedJob]:
-        if not self._study.measures.dataset:
-            return []
-        found = []
-        for prepare in self._prepare.values():
-            job = MeasureJob(
-                model=prepare.model,
-                dataset=prepare.dataset,
-                num_samples=min(self._num_measured, prepare.num_samples),
-                subset_seed=prepare.subset_seed,
-                template=prepare.template,
-                max_tokens=prepare.max_tokens,
-            )
-            if job.fingerprint not in self._inventory.datasets:
-                needs = frozenset([self._needs(job.model, job.dataset)])
-                found.append(self._planned(job, needs))
-        return found
+        return [
+            self._planned(job, frozenset([self._needs(job.model, job.dataset)]))
+            for job in measure_jobs(self._study, self._draft)
+            if job.fingerprint not in self._inventory.datasets
+        ]
 
     def _needs(self, model: ModelSpec, dataset: DatasetSpec) -> str:
         job = self._prepare[model.fingerprint, dataset.name]
         self._wanted.setdefault(job.fingerprint, job)
         return job.fingerprint
+
+
+def measure_jobs(study: Study, draft: Draft) -> list[MeasureJob]:
+    """Return what is measured of each dataset under each base model, also where it is done."""
+    if not study.measures.dataset:
+        return []
+    most = study.measures.dataset_samples or _MEASURED_SAMPLES
+    return [
+        MeasureJob(
+            model=use.model,
+            dataset=use.dataset,
+            num_samples=min(most, use.num_samples),
+            subset_seed=use.subset_seed,
+            template=use.template,
+            max_tokens=use.max_tokens,
+        )
+        for use in _prepare_jobs(study, draft).values()
+    ]
 
 
 def missing_benchmarks(
