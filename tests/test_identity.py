@@ -57,7 +57,14 @@ DATA = st.builds(
     subset_seed=COUNT,
     name=TEXT,
 )
-LORAS = st.builds(LoraSpec, rank=COUNT, alpha=NUMBER, dropout=NUMBER)
+LORAS = st.builds(
+    LoraSpec,
+    rank=COUNT,
+    alpha=NUMBER,
+    dropout=NUMBER,
+    dora=st.booleans(),
+    bias=st.sampled_from(["none", "lora_only", "all"]),
+)
 METHODS = st.builds(
     MethodSpec,
     learning_rate=NUMBER,
@@ -85,6 +92,7 @@ TRAJECTORIES = st.builds(
     max_tokens=COUNT,
     seed=COUNT,
     precision=st.sampled_from(["float32", "bfloat16"]),
+    master_precision=st.sampled_from(["float32", "bfloat16"]),
 )
 
 MODEL = ModelSpec(source=Source(hub="a/b", revision="c"), name="m")
@@ -307,7 +315,8 @@ def test_a_difference_sees_the_type_of_a_number() -> None:
 def test_fingerprints_are_the_same_on_every_machine() -> None:
     # A change here forks every store: raise a version in the spec instead.
     assert fingerprint({"a": 1, "b": 2}) == "43258cff783fe7036d8a43033f830adf"
-    assert TRAJECTORY.fingerprint == "2acc9a4d4afb68a5abc7ca5e9197dd9a"
+    assert TRAJECTORY.fingerprint == "82b603b78586cae8f4dba28ddf24fcaa"
+    assert replace(TRAJECTORY, version=1).fingerprint == "2acc9a4d4afb68a5abc7ca5e9197dd9a"
     assert BENCHMARK.fingerprint == "bc14a6d2ea1cacd4aa8caf603439e797"
 
 

@@ -1,10 +1,12 @@
 """A study file means exactly what it says, or is refused with the line that is wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sft_atlas.errors import StudyError
+from sft_atlas.study.grid import iter_cells
 from sft_atlas.study.loader import load_study
 from sft_atlas.study.spec import BenchmarkDefinition, LoraSpec, ScheduleSpec
 
@@ -35,6 +37,35 @@ def test_a_rank_makes_a_method_lora(load: Load) -> None:
     assert full.lora is None
     assert lora.lora == LoraSpec(rank=2, alpha=4.0)
     assert (full.learning_rate, full.clip_norm, full.beta2) == (1e-5, 1.0, 0.999)
+
+
+def test_every_form_of_lora_is_a_wish_of_its_own(load: Load) -> None:
+    forms = ("rslora: true", "dora: true", "bias: lora_only", "train_embeddings: true")
+    (_, plain), *others = (
+        load(BLOCK, ("alpha: 4", f"alpha: 4{more}")).methods
+        for more in ("", *(f", {form}" for form in forms), ", layers: [2, 0, 2]")
+    )
+    assert plain.lora is not None and plain.lora.is_plain and plain.lora.scale == 2.0
+    rslora, dora, bias, embeddings, layers = (lora.lora for _, lora in others)
+    assert rslora == replace(plain.lora, rslora=True) and rslora.scale == 4 / 2**0.5
+    assert dora == replace(plain.lora, dora=True)
+    assert bias == replace(plain.lora, bias="lora_only")
+    assert embeddings == replace(plain.lora, train_embeddings=True)
+    assert layers == replace(plain.lora, layers=(0, 2))
+    assert [lora.is_plain for lora in (rslora, dora, bias, embeddings, layers)] == [
+        *(True, False, False, False, True)
+    ]
+
+
+def test_the_type_of_masters_reaches_every_trajectory(load: Load) -> None:
+    change = ("study: tiny", "study: tiny\nmaster_precision: bfloat16")
+    kept, pure = load(BLOCK), load(BLOCK, change)
+    assert {c.cell.trajectory.master_precision for c in iter_cells(kept) if c.cell.trajectory} == {
+        "float32"
+    }
+    assert {c.cell.trajectory.master_precision for c in iter_cells(pure) if c.cell.trajectory} == {
+        "bfloat16"
+    }
 
 
 def test_paths_are_relative_to_the_file_and_digested(load: Load, folder: Path) -> None:
@@ -219,7 +250,24 @@ CHANGES = [
     ),
     (
         ("batch_samples: 4}\n  lora", "batch_samples: 4, alpha: 3}\n  lora"),
-        "study.yaml:12: methods.full: alpha and targets belong to LoRA; add rank, or remove them.",
+        "study.yaml:12: methods.full: alpha belongs to LoRA; add rank, or remove it.",
+    ),
+    (
+        ("batch_samples: 4}\n  lora", "batch_samples: 4, dropout: 0.1, dora: true}\n  lora"),
+        "study.yaml:12: methods.full: dropout and dora belong to LoRA; add rank, or remove them.",
+    ),
+    (
+        ("batch_samples: 4}\n  lora", "batch_samples: 4, bias: all}\n  lora"),
+        "study.yaml:12: methods.full: bias belongs to LoRA; add rank, or remove it.",
+    ),
+    (
+        ("alpha: 4", "alpha: 4, bias: some"),
+        "methods.lora.bias: input should be 'none', 'lora_only' or 'all', got 'some'; ",
+    ),
+    (
+        ("study: tiny", "study: tiny\nprecision: float32\nmaster_precision: bfloat16"),
+        "master_precision is bfloat16, but precision is float32: what is computed in float32 would "
+        "be rounded at every step; use precision: bfloat16, or remove master_precision.",
     ),
     (
         ("  full:", "  base:"),

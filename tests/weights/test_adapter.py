@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sft_atlas.errors import StoreError
 from sft_atlas.model.lora import read_factors
-from sft_atlas.weights.adapter import read_adapter
+from sft_atlas.weights.adapter import DoraFactors, LoraFactors, read_adapter
 from tiny import build_model
 
 # PEFT asks models for an old name of a property.
@@ -56,7 +56,9 @@ def test_factors_and_replaced_weights_are_what_peft_merges(
     changed = 0
     for name, after in adapted.merge_and_unload().state_dict().items():
         if name in adapter.factors:
-            up, down, scale = adapter.factors[name]
+            factors = adapter.factors[name]
+            assert isinstance(factors, LoraFactors)
+            up, down, scale = factors
             torch.testing.assert_close(before[name] + scale * up @ down, after)
             changed += 1
         elif name in adapter.replaced:
@@ -67,15 +69,47 @@ def test_factors_and_replaced_weights_are_what_peft_merges(
     assert changed == len(adapter.factors) + len(adapter.replaced)
 
 
-def test_a_dora_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_dora_adapter_is_what_peft_merges(tmp_path: Path) -> None:
+    adapted = save_peft(tmp_path, use_dora=True, use_rslora=True)
+    before = build_model().state_dict()
+    factors = read_adapter(tmp_path).factors
+    assert len(factors) == 4
+    for name, after in adapted.merge_and_unload().state_dict().items():
+        change = factors.get(name)
+        if change is None:
+            assert torch.equal(before[name], after)
+            continue
+        assert isinstance(change, DoraFactors)
+        halves = [change.rows(before[name][:9]), change.rows(before[name][9:], 9)]
+        torch.testing.assert_close(torch.cat(halves), after)
+        plain = before[name] + change.low_rank.scale * change.low_rank.up @ change.low_rank.down
+        assert not torch.allclose(after, plain, rtol=0.1)
+
+
+def test_row_lengths_of_a_transposed_weight_are_refused(tmp_path: Path) -> None:
     save_peft(tmp_path, use_dora=True)
-    with pytest.raises(StoreError) as caught:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fan_in_fan_out": True}))
+    with pytest.raises(StoreError, match="use_dora with fan_in_fan_out is True"):
         read_adapter(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path / 'adapter_config.json'}: use_dora is True, which changes more than low-rank "
-        f"factors tell; expected plain LoRA. Merge the adapter into its base model with peft and "
-        f"use the merged model."
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_trained_embeddings_replace_one_weight_where_they_are_tied(
+    tmp_path: Path, is_tied: bool
+) -> None:
+    model = build_model(tie_word_embeddings=is_tied)
+    config = LoraConfig(
+        target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+        ensure_weight_tying=is_tied,
     )
+    get_peft_model(model, config).save_pretrained(tmp_path)
+    adapter = read_adapter(tmp_path)
+    assert adapter.ties_head is is_tied
+    assert sorted(adapter.replaced) == ["lm_head.weight"] * (not is_tied) + [
+        "model.embed_tokens.weight"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +140,12 @@ def test_another_rank_than_the_configuration_says_is_refused(tmp_path: Path) -> 
         read_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("factor", ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"])
 def test_a_factor_without_the_other_is_refused(tmp_path: Path, factor: str) -> None:
-    save_peft(tmp_path)
+    save_peft(tmp_path, use_dora=factor == "lora_magnitude_vector")
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
-    del tensors[f"base_model.model.model.layers.1.self_attn.q_proj.{factor}.weight"]
+    del tensors[f"base_model.model.model.layers.1.self_attn.q_proj.{factor}"]
     save_file(tensors, path)
     with pytest.raises(StoreError, match=r"q_proj.lora_[AB].weight' without its other factor"):
         read_adapter(tmp_path)
@@ -122,6 +156,12 @@ def test_an_adapted_embedding_is_refused(tmp_path: Path) -> None:
     save_peft(tmp_path, target_modules=["embed_tokens", "q_proj"])
     with pytest.raises(StoreError, match=r"its adapter holds '.*embed_tokens.lora_embedding_A'"):
         read_adapter(tmp_path)
+
+
+def test_factors_alone_are_refused_of_dora(tmp_path: Path) -> None:
+    save_peft(tmp_path, use_dora=True)
+    with pytest.raises(StoreError, match="is DoRA: it stretches the rows of 4 weights, such as"):
+        read_factors(tmp_path)
 
 
 def test_factors_alone_are_refused_where_an_adapter_replaces_weights(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def measure_drift(
     if found := store.find(folder):
         return found
     started = time.time()
-    if cell.trajectory.method.lora is None:
+    lora = cell.trajectory.method.lora
+    if lora is None or not lora.is_plain:
         changes = list(full_changes(base))
     else:
         changes = list(adapter_changes(base, verified_factors(store, cell)))

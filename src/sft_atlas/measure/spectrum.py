@@ -31,8 +31,9 @@ from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.measure import SpectrumMeasure
 from sft_atlas.study.spec import CellSpec
+from sft_atlas.weights.adapter import DoraFactors
 from sft_atlas.weights.names import count_layers, layer_position, parse_weight_name
-from sft_atlas.weights.pairing import pair_folders
+from sft_atlas.weights.pairing import WeightPair, pair_folders
 from sft_atlas.weights.stored import StoredTensor
 from sft_atlas.weights.tensors import iter_pairs
 
@@ -111,7 +112,7 @@ def measure_spectrum(
     started = time.time()
     if vectors is None:
         vectors = BaseVectors(vectors_folder(store, cell), max_bytes=0)
-    is_factored = cell.trajectory.method.lora is not None
+    is_factored = _is_factored(cell)
     rows = list(_cell_spectra(store, cell, measure.num_vectors, base=base, vectors=vectors))
 
     def fill(aside: Path) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _cell_spectra(
     store: Store, cell: CellSpec, num_vectors: int, *, base: BaseModel, vectors: BaseVectors
 ) -> Iterator[SpectrumRow]:
     assert cell.trajectory is not None, "a base model did not change"
-    if cell.trajectory.method.lora is None:
+    if not _is_factored(cell):
         live = {name: p.detach() for name, p in base.model.named_parameters()}
         return pair_spectra(base.pristine, live, num_vectors=num_vectors, vectors=vectors)
     return adapter_spectra(
@@ -142,6 +143,12 @@ def _cell_spectra(
         vectors=vectors,
         device=base.model.device,
     )
+
+
+def _is_factored(cell: CellSpec) -> bool:
+    assert cell.trajectory is not None, "a base model did not change"
+    lora = cell.trajectory.method.lora
+    return lora is not None and lora.is_plain
 
 
 def vectors_folder(store: Store, cell: CellSpec) -> Path:
@@ -223,12 +230,20 @@ def folder_spectra(
         (
             pair.name,
             _load(pair.before),
-            _load(pair.after) if isinstance(pair.after, StoredTensor) else pair.after,
+            _after(pair),
         )
         for _, pair in pairs
     )
     num_layers = count_layers(pair.name for _, pair in pairs)
     return _spectra(weights, num_layers, num_vectors, vectors or BaseVectors())
+
+
+def _after(pair: WeightPair) -> Tensor | LoraFactors | None:
+    if isinstance(pair.after, StoredTensor):
+        return _load(pair.after)
+    if isinstance(pair.after, DoraFactors):
+        return pair.after.rows(_load(pair.before))
+    return pair.after
 
 
 def _load(stored: StoredTensor) -> Tensor:

@@ -3,8 +3,8 @@
 In: the folders of a base model and of K cells, full models or adapters. Out: the inner products of
 all pairs of weight changes, exactly: for the whole model, for each layer and for each kind of
 matrix. Weights are read in blocks of rows, so memory does not grow with the models. An adapter is
-never multiplied out: <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), and with a dense change D it is
-sum(B * (D A^T)).
+not multiplied out, unless it is DoRA: <B1 A1, B2 A2> = sum((B1^T B2) * (A1 A2^T)), and with a dense
+change D it is sum(B * (D A^T)).
 """
 
 import time
@@ -28,7 +28,7 @@ from sft_atlas.measure.weight_pair import are_equal
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import UpdatesJob
-from sft_atlas.weights.adapter import LoraFactors, is_adapter
+from sft_atlas.weights.adapter import DoraFactors, LoraFactors, is_adapter
 from sft_atlas.weights.names import layer_position, parse_weight_name
 from sft_atlas.weights.pairing import WeightPair, pair_folders
 from sft_atlas.weights.stored import StoredTensor
@@ -159,7 +159,11 @@ def _add_weight(gram: Tensor, pairs: Mapping[int, WeightPair], max_bytes: int) -
     """
     shape = next(iter(pairs.values())).before.shape
     factored = {i: p.after for i, p in pairs.items() if isinstance(p.after, LoraFactors)}
-    full = {i: (p.before, p.after) for i, p in pairs.items() if isinstance(p.after, StoredTensor)}
+    full = {
+        i: (p.before, p.after)
+        for i, p in pairs.items()
+        if isinstance(p.after, (StoredTensor, DoraFactors))
+    }
     groups = _groups(factored, shape, max_bytes // 2)
     for i, group in enumerate(groups):
         left = _stack(group)
@@ -238,12 +242,17 @@ def _blocks(
         yield (slice(start, min(start + num_rows, shape[0])),)
 
 
-def _dense(pairs: Sequence[tuple[StoredTensor, StoredTensor]], block: tuple[slice, ...]) -> Tensor:
+def _dense(
+    pairs: Sequence[tuple[StoredTensor, StoredTensor | DoraFactors]], block: tuple[slice, ...]
+) -> Tensor:
     """Return one block of several cells' changes in float64, cells first."""
     before = _read(pairs[0][0], block)
     changes = torch.empty(len(pairs), *before.shape, dtype=torch.float64)
     for change, (_, after) in zip(changes, pairs, strict=True):
-        change.copy_(_read(after, block) - before)
+        if isinstance(after, DoraFactors):
+            change.copy_(after.rows(before, block[0].start) - before)
+        else:
+            change.copy_(_read(after, block) - before)
     return changes
 
 

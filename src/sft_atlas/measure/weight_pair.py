@@ -4,8 +4,8 @@ In: the folder of a base model and that of a tuned one, or of a PEFT adapter. Ou
 `drift` has for a cell. Both are read side by side in blocks, in memory that does not depend on the
 models' size, at about the speed of reading. Squares are summed in float32 over 1,024
 weights and in float64 over these sums; where a sum leaves the range in which float32 is exact
-enough, it is computed again in float64. An adapter's norms come from its factors;
-what it leaves unchanged comes from W + scale B A, formed a block of rows at a time.
+enough, it is computed again in float64. An adapter's norms come from its factors; what it leaves
+unchanged comes from W + scale B A, formed a block of rows at a time, and so does all of DoRA.
 """
 
 import math
@@ -28,7 +28,7 @@ from sft_atlas.measure.drift import (
     drift_rows,
     squared_product_norm,
 )
-from sft_atlas.weights.adapter import LoraFactors, is_adapter
+from sft_atlas.weights.adapter import DoraFactors, LoraFactors, is_adapter
 from sft_atlas.weights.blocks import Block, iter_blocks
 from sft_atlas.weights.names import count_layers, parse_weight_name
 from sft_atlas.weights.pairing import WeightPair, pair_folders
@@ -71,15 +71,15 @@ def measure_pair(base_folder: Path, tuned_folder: Path) -> PairDrift:
     """
     started = time.perf_counter()
     pairing = pair_folders(base_folder, tuned_folder, are_equal=are_equal)
+    for pair in pairing.pairs:
+        _check_factors(pair, tuned_folder)
     groups = [_stored_of(pair) for pair in pairing.pairs]
     sums = [_Sums() for _ in pairing.pairs]
     scratch = _Scratch(torch.empty(_NUM_TOGETHER), torch.empty(_NUM_TOGETHER))
     with _one_thread():
         for block in iter_blocks(groups):
             _add_block(sums[block.group], pairing.pairs[block.group], block, scratch)
-    changes = [
-        _change(pair, total, tuned_folder) for pair, total in zip(pairing.pairs, sums, strict=True)
-    ]
+    changes = [_change(pair, total) for pair, total in zip(pairing.pairs, sums, strict=True)]
     changes.sort(key=_row_order)
     num_layers = count_layers(change.tensor for change in changes)
     return PairDrift(
@@ -136,12 +136,17 @@ def _stored_of(pair: WeightPair) -> tuple[StoredTensor, ...]:
 
 
 def _add_block(sums: _Sums, pair: WeightPair, block: Block, scratch: _Scratch) -> None:
-    for start in range(0, len(block.tensors[0]), _NUM_TOGETHER):
-        parts = [tensor[start : start + _NUM_TOGETHER] for tensor in block.tensors]
+    tensors = block.tensors
+    if isinstance(pair.after, DoraFactors):
+        rows = tensors[0].view(-1, pair.before.shape[1])
+        tensors = (tensors[0], pair.after.rows(rows, block.first_row).flatten())
+    for start in range(0, len(tensors[0]), _NUM_TOGETHER):
+        parts = [tensor[start : start + _NUM_TOGETHER] for tensor in tensors]
         base = scratch.base[: len(parts[0])].copy_(parts[0])
         sums.squared_base += _finite_square(base, pair.before)
-        if isinstance(pair.after, StoredTensor):
-            _add_change(sums, pair.after, parts, base, scratch)
+        if len(parts) == 2:
+            source = pair.after if isinstance(pair.after, StoredTensor) else pair.before
+            _add_change(sums, source, parts, base, scratch)
     (before, *_) = block.tensors
     if isinstance(pair.after, LoraFactors):
         merged = before.float() + _rows_of_change(pair.after, pair.before, block)
@@ -190,15 +195,24 @@ def _rows_of_change(factors: LoraFactors, weight: StoredTensor, block: Block) ->
     return (factors.scale * (up @ factors.down.float())).flatten()
 
 
-def _change(pair: WeightPair, sums: _Sums, tuned_folder: Path) -> WeightChange:
+def _check_factors(pair: WeightPair, tuned_folder: Path) -> None:
+    if isinstance(pair.after, LoraFactors):
+        sum_of_all = squared_product_norm(pair.after)
+    elif isinstance(pair.after, DoraFactors):
+        sum_of_all = squared_product_norm(pair.after.low_rank) + pair.after.lengths.sum().item()
+    else:
+        return
+    if not math.isfinite(sum_of_all):
+        raise DataError(
+            f"{tuned_folder}: the factors of {pair.name!r} hold NaN or infinity; expected finite "
+            f"weights. Train the adapter with a lower learning rate."
+        )
+
+
+def _change(pair: WeightPair, sums: _Sums) -> WeightChange:
     squared_change = sums.squared_change
     if isinstance(pair.after, LoraFactors):
         squared_change = squared_product_norm(pair.after)
-        if not math.isfinite(squared_change):
-            raise DataError(
-                f"{tuned_folder}: the factors of {pair.name!r} hold NaN or infinity; expected "
-                f"finite weights. Train the adapter with a lower learning rate."
-            )
     return WeightChange(
         tensor=pair.name,
         squared_change=squared_change,

@@ -231,6 +231,11 @@ def method_from_entry(name: str, entry: MethodEntry) -> MethodSpec:
             alpha=float(entry.alpha),
             dropout=float(entry.dropout),
             targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+            layers=tuple(sorted(set(entry.layers or ()))),
+            rslora=entry.rslora,
+            dora=entry.dora,
+            bias=entry.bias,
+            train_embeddings=entry.train_embeddings,
         )
     return MethodSpec(
         learning_rate=float(entry.learning_rate),

@@ -200,6 +200,7 @@ class _Expander:
             max_tokens=self._study.max_tokens,
             seed=seed,
             precision=self._study.precision,
+            master_precision=self._study.master_precision,
         )
 
     def _data_spec(self, choice: DataChoice, samples: int) -> DataSpec:

@@ -125,6 +125,7 @@ def _resolve(file: StudyFile, lines: Lines) -> Study:
         template=file.template,
         max_tokens=file.max_tokens,
         precision=file.precision,
+        master_precision=file.master_precision,
         subset_seed=file.subset_seed,
         models=models,
         datasets=datasets,

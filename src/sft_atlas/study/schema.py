@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sft_atlas.study.benchmark_entry import BenchmarkEntry, JudgeEntry, Name, Section, Seed
+from sft_atlas.study.method_entry import MethodEntry as MethodEntry
+from sft_atlas.study.method_entry import ScheduleEntry as ScheduleEntry
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 Samples = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Steps = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
 def _kind_of(value: Any) -> str:
@@ -90,60 +91,6 @@ class DatasetEntry(SourceEntry):
     def _maps_both_roles(self) -> "DatasetEntry":
         if self.fields is not None and len(self.fields) != 2:
             raise ValueError("fields maps only one role; give a column for prompt and for answer")
-        return self
-
-
-class MethodEntry(Section):
-    """How weights are trained: AdamW's settings, and LoRA where `rank` is given."""
-
-    learning_rate: float = Field(gt=0, le=10)
-    """Peak learning rate."""
-    batch_samples: int = Field(ge=1, le=1_000_000)
-    """Samples per optimizer step."""
-    weight_decay: float = Field(default=0.0, ge=0, le=10)
-    """Decoupled weight decay."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of AdamW's first moment."""
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of AdamW's second moment."""
-    epsilon: float = Field(default=1e-8, gt=0, le=1)
-    """Term that keeps AdamW's division finite."""
-    clip_norm: float | None = Field(default=1.0, gt=0, le=10**6)
-    """Gradient norm above which gradients are scaled down; null never clips."""
-    rank: int | None = Field(default=None, ge=1, le=4096)
-    """LoRA's rank; left out, every weight is trained."""
-    alpha: float | None = Field(default=None, gt=0, le=10**6)
-    """LoRA's scale: the adapter's product is multiplied by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout in front of the adapter."""
-    targets: Literal["all-linear"] | tuple[str, ...] | None = None
-    """`all-linear` (all but the output head), or last parts of module names; LoRA only."""
-
-    @model_validator(mode="after")
-    def _adapter_is_whole(self) -> "MethodEntry":
-        if self.rank is None and (self.alpha is not None or self.targets is not None):
-            raise ValueError("alpha and targets belong to LoRA; add rank, or remove them")
-        if self.rank is None and self.dropout:
-            raise ValueError("dropout belongs to LoRA; add rank, or remove it")
-        if self.rank is not None and self.alpha is None:
-            raise ValueError("rank is given without alpha; add alpha (often twice the rank)")
-        return self
-
-
-class ScheduleEntry(Section):
-    """A learning-rate schedule with warm-up or cooldown."""
-
-    kind: Literal["constant", "cosine"]
-    """`constant` keeps the peak, so that runs of different lengths share their beginning."""
-    warmup_steps: Steps = 0
-    """Steps of linear rise at the start."""
-    cooldown_steps: Steps = 0
-    """Steps of linear fall to 0 at the end; constant only."""
-
-    @model_validator(mode="after")
-    def _cools_once(self) -> "ScheduleEntry":
-        if self.kind == "cosine" and self.cooldown_steps:
-            raise ValueError("a cosine ends at 0 by itself; remove cooldown_steps")
         return self
 
 
@@ -337,7 +284,11 @@ class StudyFile(Section):
     max_tokens: int = Field(default=2048, ge=8, le=1_000_000)
     """Longest example in tokens, prompt and answer together."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type that weights are stored in and a GPU computes in; training keeps float32 masters."""
+    """Type that weights are stored in and a GPU computes in."""
+    master_precision: Literal["float32", "bfloat16"] = "float32"
+    """Type that weights and the optimizer's state are held in while they are trained. `bfloat16`,
+    only together with `precision: bfloat16`, takes 8 bytes per trained weight instead of 16, and
+    loses every update below about 1/256 of its weight: low learning rates then train nothing."""
     subset_seed: Seed = 0
     """Seed of the row order: smaller subsets of a dataset are prefixes of larger ones."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
@@ -364,3 +315,13 @@ class StudyFile(Section):
     """Keep the last checkpoint of every run, so that a later study can train further."""
     published: tuple[PublishedEntry, ...] = ()
     """Figures that others published, to stand beside the plan's estimates."""
+
+    @model_validator(mode="after")
+    def _masters_are_no_coarser(self) -> "StudyFile":
+        if self.master_precision == "bfloat16" and self.precision != "bfloat16":
+            raise ValueError(
+                "master_precision is bfloat16, but precision is float32: what is computed in "
+                "float32 would be rounded at every step; use precision: bfloat16, or remove "
+                "master_precision"
+            )
+        return self

@@ -11,10 +11,13 @@ from functools import cached_property
 from typing import Literal
 
 from sft_atlas.identity import added, canonical_json, fingerprint_text, unhashed
+from sft_atlas.study.method import LoraSpec as LoraSpec
+from sft_atlas.study.method import MethodSpec as MethodSpec
+from sft_atlas.study.method import ScheduleSpec as ScheduleSpec
 from sft_atlas.study.source import RowForm as RowForm
 from sft_atlas.study.source import Source as Source
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 """Raised when the training loop's numbers change; old cells then keep their old names."""
 
 SCORER_VERSION = 2
@@ -105,59 +108,6 @@ class DataSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSpec:
-    """Low-rank adaptation (Hu et al. 2021): W + (alpha / rank) B A."""
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("all-linear",)
-    """Last parts of module names, or `all-linear`: every linear layer but the output head."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSpec:
-    """How weights move: AdamW's settings, and the adapter if only that is trained."""
-
-    learning_rate: float
-    batch_samples: int
-    """Samples per optimizer step, however they are split into micro-batches."""
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    clip_norm: float | None = 1.0
-    """Global gradient norm above which gradients are scaled down; None never clips."""
-    lora: LoraSpec | None = None
-    """None trains every weight."""
-    name: str = unhashed()
-
-    @cached_property
-    def canonical(self) -> str:
-        return canonical_json(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSpec:
-    """The learning rate over steps, as a fraction of the method's peak."""
-
-    kind: Literal["constant", "cosine"]
-    warmup_steps: int = 0
-    """Steps of linear rise from 0; in steps, so that it never depends on the horizon."""
-    cooldown_steps: int = 0
-    """Steps of linear fall to 0 at the end of a constant schedule."""
-
-    @property
-    def needs_horizon(self) -> bool:
-        """Tell whether early steps or any kept epoch depend on how long the run will be."""
-        return self.kind == "cosine" or self.cooldown_steps > 0
-
-    @cached_property
-    def canonical(self) -> str:
-        return canonical_json(self)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrajectorySpec:
     """One training run. Its kept epochs are cells; it is the unit of statistics."""
 
@@ -173,7 +123,10 @@ class TrajectorySpec:
     seed: int
     """Seed of sample order and adapter initialisation."""
     precision: Precision
-    """Type that weights are stored in and a GPU computes in; training keeps float32 masters."""
+    """Type that weights are stored in and a GPU computes in."""
+    master_precision: Precision = added("float32")
+    """Type that weights and the optimizer's state are held in while they are trained; bfloat16 only
+    where `precision` is."""
     version: int = TRAIN_VERSION
 
     @cached_property
@@ -181,8 +134,13 @@ class TrajectorySpec:
         # Spelled out in sorted key order so that the cached texts of the shared parts are reused;
         # a test proves it equal to canonical_json(self).
         horizon = "null" if self.horizon_epochs is None else str(self.horizon_epochs)
+        masters = (
+            ""
+            if self.master_precision == "float32"
+            else f'"master_precision":{canonical_json(self.master_precision)},'
+        )
         text = (
-            f'{{"data":{self.data.canonical},"horizon_epochs":{horizon},'
+            f'{{"data":{self.data.canonical},"horizon_epochs":{horizon},{masters}'
             f'"max_tokens":{self.max_tokens},"method":{self.method.canonical},'
             f'"model":{self.model.canonical},"precision":{canonical_json(self.precision)},'
             f'"schedule":{self.schedule.canonical},"seed":{self.seed},'

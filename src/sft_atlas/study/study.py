@@ -134,6 +134,7 @@ class Study:
     judge: JudgeEntry | None = None
     """Where the judge is reached, and what it may cost."""
     published: tuple[Published, ...] = ()
+    master_precision: Precision = "float32"
     texts: TextsCard | None = None
     """Facts of the neutral texts, for the cost; None for a file of one's own."""
 

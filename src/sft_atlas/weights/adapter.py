@@ -1,10 +1,10 @@
 """What does a PEFT adapter change, exactly?
 
 In: a folder with `adapter_config.json` and its safetensors. Out: the low-rank factors by the name
-of the weight that they change, and the weights that the adapter replaces as a whole (biases and
-`modules_to_save`). `base_model_name_or_path` is a label and is not read. Whatever would change the
-model in a way that these two do not tell is refused by its name: a setting that is not known here
-is one of them, because a later PEFT may give it a meaning.
+of the weight that they change, with row lengths where it is DoRA, and the weights that the adapter
+replaces as a whole (biases and `modules_to_save`). `base_model_name_or_path` is a label and is not
+read. Whatever would change the model in a way that these do not tell is refused by its name: a
+setting that is not known here is one of them, because a later PEFT may give it a meaning.
 """
 
 import json
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from sft_atlas import files
 from sft_atlas.errors import StoreError
+from sft_atlas.weights.names import parse_weight_name
 from sft_atlas.weights.tensors import TensorFolder
 
 CONFIG_NAME: Final = "adapter_config.json"
@@ -26,6 +28,7 @@ CONFIG_NAME: Final = "adapter_config.json"
 _PREFIX: Final = "base_model.model."
 _DOWN: Final = ".lora_A.weight"
 _UP: Final = ".lora_B.weight"
+_LENGTHS: Final = ".lora_magnitude_vector"
 
 _KNOWN_KEYS: Final = frozenset(
     {
@@ -33,6 +36,7 @@ _KNOWN_KEYS: Final = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "bias",
+        "ensure_weight_tying",
         "eva_config",
         "exclude_modules",
         "fan_in_fan_out",
@@ -53,6 +57,7 @@ _KNOWN_KEYS: Final = frozenset(
         "runtime_config",
         "target_modules",
         "task_type",
+        "use_dora",
         "use_rslora",
     }
 )
@@ -74,13 +79,35 @@ class LoraFactors(NamedTuple):
 
 
 @final
+class DoraFactors(NamedTuple):
+    """The change of one weight by DoRA (Liu et al. 2024): each row of W + scale * up @ down is
+    stretched to a length of its own."""
+
+    low_rank: LoraFactors
+    lengths: Tensor
+    """Shape (out,)."""
+
+    def rows(self, before: Tensor, first_row: int = 0) -> Tensor:
+        """Return the tuned rows, float32 (rows, in), of the base's rows from `first_row` on."""
+        before = before.float()
+        chosen = slice(first_row, first_row + len(before))
+        up, down, scale = self.low_rank
+        moved = torch.add(before, up[chosen].to(before) @ down.to(before), alpha=scale)
+        stretch = self.lengths[chosen].to(before) / torch.linalg.vector_norm(moved, dim=1)
+        rows: Tensor = moved * stretch[:, None]
+        return rows
+
+
+@final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapter:
     """What an adapter does to its base model, by parameter name."""
 
-    factors: dict[str, LoraFactors]
+    factors: dict[str, LoraFactors | DoraFactors]
     replaced: dict[str, str]
     """Weights that the adapter holds as a whole; values are the names in its file."""
+    ties_head: bool
+    """The output head is the embedding, which `replaced` names alone."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -101,13 +128,15 @@ def read_adapter(folder: Path) -> Adapter:
     config = read_adapter_config(folder)
     _check_config(config, folder / CONFIG_NAME)
     stored = TensorFolder(folder)
-    factors, replaced = {}, {}
+    ties_head = bool(config.get("ensure_weight_tying"))
+    factors: dict[str, LoraFactors | DoraFactors] = {}
+    replaced: dict[str, str] = {}
     for name in stored:
         module = name.removeprefix(_PREFIX).removesuffix(_DOWN)
         if name.endswith(_DOWN):
             factors[f"{module}.weight"] = _read_factors(stored, name, module, config, folder)
-        elif name.endswith(_UP):
-            if name.removesuffix(_UP) + _DOWN not in stored:
+        elif name.endswith((_UP, _LENGTHS)):
+            if name.removesuffix(_UP).removesuffix(_LENGTHS) + _DOWN not in stored:
                 raise _incomplete(folder, name)
         elif "lora_" in name or not name.endswith((".weight", ".bias")):
             raise StoreError(
@@ -117,10 +146,12 @@ def read_adapter(folder: Path) -> Adapter:
             )
         else:
             plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-            replaced[plain.replace(".modules_to_save.", ".")] = name
+            plain = plain.replace(".modules_to_save.", ".")
+            if not (ties_head and parse_weight_name(plain).kind == "head"):
+                replaced[plain] = name
     if not factors and not replaced:
         raise StoreError(f"{folder}: its adapter changes no weight; expected lora_A and lora_B.")
-    return Adapter(factors=factors, replaced=replaced)
+    return Adapter(factors=factors, replaced=replaced, ties_head=ties_head)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -141,7 +172,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 def _read_factors(
     stored: TensorFolder, name: str, module: str, config: Mapping[str, Any], folder: Path
-) -> LoraFactors:
+) -> LoraFactors | DoraFactors:
     up_name = name.removesuffix(_DOWN) + _UP
     if up_name not in stored:
         raise _incomplete(folder, name)
@@ -157,7 +188,13 @@ def _read_factors(
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     if config.get("fan_in_fan_out"):
         return LoraFactors(down.T, up.T, scale)
-    return LoraFactors(up, down, scale)
+    factors = LoraFactors(up, down, scale)
+    if not config.get("use_dora"):
+        return factors
+    lengths_name = name.removesuffix(_DOWN) + _LENGTHS
+    if lengths_name not in stored:
+        raise _incomplete(folder, name)
+    return DoraFactors(factors, stored[lengths_name])
 
 
 def _of_module(config: Mapping[str, Any], key: str, module: str, default: float) -> float:
@@ -177,6 +214,8 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start not in _KEEPS_BASE:
         raise _unknown(path, "init_lora_weights", start)
+    if config.get("use_dora") and config.get("fan_in_fan_out"):
+        raise _unknown(path, "use_dora with fan_in_fan_out", True)
     for key, value in config.items():
         if value and key not in _KNOWN_KEYS:
             raise _unknown(path, key, value)
@@ -192,5 +231,5 @@ def _unknown(path: Path, key: str, value: object) -> StoreError:
 def _incomplete(folder: Path, name: str) -> StoreError:
     return StoreError(
         f"{folder}: its adapter holds {name!r} without its other factor; expected lora_A and "
-        f"lora_B of each layer. Save the adapter again."
+        f"lora_B of each layer, and with DoRA its lora_magnitude_vector. Save the adapter again."
     )

@@ -13,12 +13,15 @@ from typing import Any, Final, NamedTuple, final
 
 from sft_atlas import files
 from sft_atlas.errors import StoreError
-from sft_atlas.weights.adapter import LoraFactors, is_adapter, read_adapter
+from sft_atlas.weights.adapter import DoraFactors, LoraFactors, is_adapter, read_adapter
 from sft_atlas.weights.names import parse_weight_name
 from sft_atlas.weights.stored import DTYPES, StoredTensor, find_tensors
 
 AreEqual = Callable[[StoredTensor, StoredTensor], bool]
 """Tells whether two stored tensors hold the same values."""
+
+Change = StoredTensor | LoraFactors | DoraFactors
+"""A weight as it is afterwards, or how to compute it from what it was."""
 
 _BUFFERS: Final = (".inv_freq", ".masked_bias")
 _MASKS: Final = (".attn.bias", ".attention.bias")
@@ -40,7 +43,7 @@ class WeightPair(NamedTuple):
 
     name: str
     before: StoredTensor
-    after: StoredTensor | LoraFactors | None
+    after: Change | None
     """None: an adapter leaves this weight as it is."""
 
 
@@ -234,7 +237,7 @@ def _check_type(tensor: StoredTensor) -> None:
 def _pair_adapter(base: _Model, folder: Path, notes: list[str]) -> Pairing:
     adapter = read_adapter(folder)
     stored = find_tensors(folder)
-    after: dict[str, StoredTensor | LoraFactors] = dict(adapter.factors)
+    after: dict[str, Change] = dict(adapter.factors)
     after |= {name: stored[source] for name, source in adapter.replaced.items()}
     if both := sorted(adapter.factors.keys() & adapter.replaced.keys()):
         raise StoreError(
@@ -242,6 +245,9 @@ def _pair_adapter(base: _Model, folder: Path, notes: list[str]) -> Pairing:
             f"Merge the adapter into its base model with peft and use the merged model."
         )
     befores = dict(base.tensors)
+    if adapter.ties_head:
+        for head in filter(_is_head, base.tensors):
+            del befores[head]
     after = _under_names_of(befores, after, folder, notes)
     for name in sorted(after.keys() - befores.keys()):
         if _is_head(name) and _is_headless_by_tie(base) and base.embedding is not None:
@@ -264,10 +270,10 @@ def _pair_adapter(base: _Model, folder: Path, notes: list[str]) -> Pairing:
 
 def _under_names_of(
     befores: Mapping[str, StoredTensor],
-    after: dict[str, StoredTensor | LoraFactors],
+    after: dict[str, Change],
     folder: Path,
     notes: list[str],
-) -> dict[str, StoredTensor | LoraFactors]:
+) -> dict[str, Change]:
     """Return an adapter's changes by the base's names where those lack a leading part."""
     for prefix in _PREFIXES:
         renamed = {name.removeprefix(prefix): change for name, change in after.items()}
@@ -281,14 +287,13 @@ def _prefix_note(folder: Path, prefix: str) -> str:
     return f"{folder}: its names differ from the base's by a leading {prefix!r}, which was ignored."
 
 
-def _check_fits(
-    name: str, before: StoredTensor, change: StoredTensor | LoraFactors, folder: Path
-) -> None:
+def _check_fits(name: str, before: StoredTensor, change: Change, folder: Path) -> None:
     if isinstance(change, StoredTensor):
         _check_type(change)
         shape = change.shape
     else:
-        shape = (change.up.shape[0], change.down.shape[1])
+        factors = change.low_rank if isinstance(change, DoraFactors) else change
+        shape = (factors.up.shape[0], factors.down.shape[1])
     if shape != before.shape:
         raise StoreError(
             f"{folder}: its change of {name!r} has shape {shape}, but the weight has "
