@@ -84,16 +84,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Return the same batch with its tensors on a device."""
-        if device.type == "cpu":
-            return self
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            samples=self.samples.to(device, non_blocking=True),
-            predictors=self.predictors.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-        )
+        names = ("input_ids", "position_ids", "samples", "predictors", "targets")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,6 +104,11 @@ class Batch:
     """int64 (batch, seq): 1 on tokens, 0 on padding."""
     num_supervised: int
     """Labels that are not IGNORED; each is predicted from the position before it."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch with its tensors on a device."""
+        names = ("input_ids", "position_ids", "samples", "labels", "attention_mask")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:

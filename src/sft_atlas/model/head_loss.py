@@ -137,7 +137,7 @@ class _HeadLosses(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
         of_states, of_weight, of_bias = ctx.gradients
         del ctx.gradients  # they are scaled in place, which can be done but once
         if of_states is not None:

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sft_atlas.data.batches import PackedBatch
-from sft_atlas.model.document_attention import Layout, attend, lay_out
+from sft_atlas.model.document_attention import Layout, attend, place_documents
 from sft_atlas.model.forward import logits_at
 from sft_atlas.model.head_loss import head_rule
 
@@ -55,14 +55,14 @@ def packed_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     return chosen
 
 
-def recompute_contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what surrounds a checkpointed layer's forward pass and its recomputation.
+def recomputing() -> AbstractContextManager[None]:
+    """Return what brings the present pass back while one of its layers is recomputed.
 
-    To be given to torch's checkpointing as `context_fn`: a layer is recomputed in the backward
-    pass, when the attention of the forward pass is no longer in place.
+    A checkpointed layer is recomputed in the backward pass, when the attention of its forward pass
+    is no longer in place.
     """
     current = _CURRENT.get()
-    return nullcontext(), nullcontext() if current is None else _in_place(current)
+    return nullcontext() if current is None else _in_place(current)
 
 
 def can_pack(model: PreTrainedModel) -> bool:
@@ -91,7 +91,9 @@ def can_pack(model: PreTrainedModel) -> bool:
 
 def _begin(model: PreTrainedModel, batch: PackedBatch) -> _Pass:
     ids = batch.input_ids
-    return _Pass(model=model, layout=lay_out(batch.starts, batch.lengths, ids.numel(), ids.device))
+    return _Pass(
+        model=model, layout=place_documents(batch.starts, batch.lengths, ids.numel(), ids.device)
+    )
 
 
 def _states(packed_pass: _Pass, batch: PackedBatch) -> Tensor:
@@ -150,7 +152,7 @@ def _attend_packed(
         cap=softcap,
         dropout=dropout,
     )
-    return attended.unflatten(0, (runs, tokens)), None
+    return attended.view(runs, tokens, *attended.shape[1:]), None
 
 
 # A name that no mask function is registered under tells transformers to build no mask.
@@ -228,7 +230,7 @@ class _Chosen(torch.autograd.Function):
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (rows,) = ctx.saved_tensors
         whole = gradient.new_zeros((ctx.num_rows, gradient.shape[1]))
         return whole.index_copy_(0, rows, gradient), None

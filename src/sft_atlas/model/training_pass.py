@@ -6,43 +6,28 @@ cannot keep such samples apart gets them padded, and computes its logits by its 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sft_atlas.data.batches import IGNORED, Batch, Member, collate, pack
+from sft_atlas.data.batches import IGNORED, Batch, Member, PackedBatch, collate, pack
+from sft_atlas.model.dropout import place_tokens
 from sft_atlas.model.forward import logits_at
 from sft_atlas.model.head_loss import head_losses, head_rule
 from sft_atlas.model.packed import can_pack as can_pack
-from sft_atlas.model.packed import packed_states
+from sft_atlas.model.packed import packed_states, recomputing
 
 
 def summed_losses(
     model: PreTrainedModel, members: Sequence[Member], *, packed: bool | None = None
 ) -> Tensor:
-    """Return each run's cross-entropy, float32 (runs,), summed over its supervised tokens, nats.
-
-    `members` holds the rows and the samples of each run in the order of the model's batch axis; a
-    run may have no samples in this pass. `packed` says how they are laid out; by default as
-    `can_pack` allows. The losses have first derivatives, to be asked for once.
-
-    Raises:
-        ValueError: if samples of several runs are to be padded.
-    """
-    if can_pack(model) if packed is None else packed:
-        batch = pack(members).to(model.device)
-        head = model.get_output_embeddings()
-        states = packed_states(model, batch)
-        return head_losses(head, head_rule(model), states, batch.targets, batch.num_supervised)
-    if len(members) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: {len(members)} runs in one pass, and padded samples; expected "
-            f"one run. Only a model that packs its samples holds several runs."
-        )
-    logits, targets, _ = padded_logits(model, collate(*members[0]))
-    return functional.cross_entropy(logits, targets, reduction="sum")[None]
+    """Return `batch_losses` of samples, laid out as `packed` says; by default as `can_pack`
+    allows."""
+    is_packed = can_pack(model) if packed is None else packed
+    return batch_losses(model, lay_out(model, members, packed=is_packed))
 
 
 def padded_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,13 +37,15 @@ def padded_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor,
     attention does not look, so no mask is needed.
     """
     lines, columns = torch.nonzero(batch.labels[:, 1:] != IGNORED, as_tuple=True)
-    targets = batch.labels[lines, columns + 1]
-    device = model.device
-    logits = logits_at(
-        model,
-        lines.to(device),
-        columns.to(device),
-        input_ids=batch.input_ids.to(device),
-        use_cache=False,
-    )
-    return logits, targets.to(device), lines
+    logits = logits_at(model, lines, columns, input_ids=batch.input_ids, use_cache=False)
+    return logits, batch.labels[lines, columns + 1], lines
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let a training model's layers forget their activations and recompute them.
+
+    transformers' `gradient_checkpointing_disable` ends it. A layer is recomputed with what it was
+    computed with, wherever the backward pass runs.
+    """
+    settings = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
