@@ -1,105 +1,29 @@
-"""A run that was killed, wherever it was, ends with the bytes of a run that was not."""
+"""A checkpoint is all of a run's state at its step, and what cannot be trusted is passed over."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
+import errno
+import threading
+import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-import sft_atlas
-from sft_atlas.files import sha256_file
-from sft_atlas.model.load import load_base
-from sft_atlas.store.store import open_store
+from sft_atlas.train import checkpoint as module
 from sft_atlas.train.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
     read_checkpoint,
     remove_leftovers,
     restore,
     state_tensors,
     write_checkpoint,
 )
-from sft_atlas.train.loop import train
 from sft_atlas.train.metrics import StepMetrics
-from tiny import build_rows, save_base
-from train.kill_trainer import build_killed_job
-
-KILLER = Path(__file__).with_name("kill_trainer.py")
-SOURCES = Path(sft_atlas.__file__).parents[1]
 
 METRICS = [
     StepMetrics(1, 1, 0.1 + 0.2, 1e-300, 1 / 3, 7, 9),
     StepMetrics(2, 1, 2.5, 1.0, 0.1, 8, 9),
 ]
-
-
-SCENARIOS: dict[str, dict[str, Any]] = {
-    "full, checkpoints at every step": {
-        "lora": False,
-        "checkpoint_seconds": 0,
-        "points": ["step:1", "rename:1", "rename:2", "step:3", "rename:7", "epoch:1", "step:8"],
-    },
-    "lora, checkpoints at every step": {
-        "lora": True,
-        "checkpoint_seconds": 0,
-        "points": ["rename:5", "step:4", "rename:6", "epoch:3", "rename:1"],
-    },
-    "lora, checkpoints at kept epochs only": {
-        "lora": True,
-        "checkpoint_seconds": 1000,
-        "points": ["step:2", "epoch:1", "rename:1", "step:8", "rename:3"],
-    },
-}
-
-
-class Killed(NamedTuple):
-    """What is left of the runs that were killed."""
-
-    base: Path
-    stores: Path
-    statuses: dict[str, list[int]]
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    base, stores = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("stores")
-    save_base(base)
-    done = subprocess.run(
-        [sys.executable, KILLER, base, stores, json.dumps(SCENARIOS)],
-        env=os.environ | {"PYTHONPATH": f"{SOURCES}:{KILLER.parents[1]}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return Killed(base, stores, json.loads(done.stdout))
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_killed_and_resumed_equals_uninterrupted(name: str, killed: Killed, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
-    kills = [-signal.SIGKILL] * len(scenario["points"])
-    assert killed.statuses[name] == [*kills, 0], "a kill did not happen"
-
-    job = build_killed_job(killed.base, lora=scenario["lora"])
-    base = load_base(job.trajectory.model)
-    train(job, store=open_store(tmp_path, create=True), base=base, rows=build_rows())
-    assert digests(killed.stores / name) == digests(tmp_path)
-    assert any(path.name == "metrics.parquet" for path in digests(tmp_path))
-    assert not list((killed.stores / name / "working").iterdir())
-
-
-def digests(store: Path) -> dict[Path, str]:
-    """SHA-256 of every published file but the records, whose provenance holds times."""
-    return {
-        path.relative_to(store): sha256_file(path)
-        for part in ("cells", "trajectories")
-        for path in (store / part).rglob("*")
-        if path.is_file() and path.name != "record.json"
-    }
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -163,26 +87,123 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
-    def build() -> tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]:
-        torch.manual_seed(0)
-        parameters = {name: torch.nn.Parameter(torch.rand(5)) for name in ("a", "b")}
-        return parameters, torch.optim.AdamW(parameters.values(), lr=0.1, fused=True)
+Trained = tuple[dict[str, torch.nn.Parameter], torch.optim.AdamW]
 
-    def take_steps(
-        parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: range
-    ) -> None:
-        for step in steps:
-            for number, parameter in enumerate(parameters.values()):
-                parameter.grad = torch.full((5,), float(step + number))
-            optimizer.step()
 
-    whole, first, second = build(), build(), build()
+def build(*, stacked: bool = False) -> Trained:
+    """Return two parameters; those of a stack are views of one run's part of a larger tensor."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = {}
+    for name in ("a", "b"):
+        values = torch.rand(4, 5, generator=generator)
+        if stacked:
+            values = torch.stack([torch.zeros(4, 5), values, torch.zeros(4, 5)])[1]
+        parameters[name] = torch.nn.Parameter(values)
+    return parameters, torch.optim.AdamW(parameters.values(), lr=0.1, fused=True)
+
+
+def take_steps(
+    parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, steps: range
+) -> None:
+    for step in steps:
+        for number, parameter in enumerate(parameters.values()):
+            parameter.grad = torch.full_like(parameter, float(step + number))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_restored_optimizer_goes_on_bit_for_bit(tmp_path: Path, stacked: bool) -> None:
+    whole, first, second = build(), build(stacked=stacked), build()
     take_steps(*whole, range(6))
     take_steps(*first, range(3))
-    state = {name: tensor.clone() for name, tensor in state_tensors(*first).items()}
-    restore(
-        Checkpoint(step=3, tensors=state, metrics=[]), parameters=second[0], optimizer=second[1]
-    )
+    writer = CheckpointWriter(tmp_path)
+    writer.write(Checkpoint(step=3, tensors=state_tensors(*first), metrics=[]))
+    take_steps(*first, range(3, 5))  # what is written is what was, whatever comes after
+    writer.wait()
+    found = read_checkpoint(tmp_path, max_step=3)
+    assert found is not None
+    restore(found, parameters=second[0], optimizer=second[1])
     take_steps(*second, range(3, 6))
     assert all(torch.equal(whole[0][name], second[0][name]) for name in whole[0])
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """An event without which no checkpoint gets written."""
+    opened = threading.Event()
+
+    def write(folder: Path, checkpoint: Checkpoint) -> None:
+        assert opened.wait(30)
+        write_checkpoint(folder, checkpoint)
+
+    monkeypatch.setattr(module, "write_checkpoint", write)
+    return opened
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    writer = CheckpointWriter(tmp_path)
+    assert writer.seconds == 0
+    state, metrics = {"weight/a": torch.ones(3)}, list(METRICS)
+    writer.write(Checkpoint(step=2, tensors=state, metrics=metrics))
+    state["weight/a"] += 1
+    metrics.append(METRICS[0])
+    assert not list(tmp_path.iterdir())
+    assert writer.seconds > 0, "a write under way has taken some time"
+    gate.set()
+    writer.wait()
+    taken = writer.seconds
+    time.sleep(0.001)
+    assert writer.seconds == taken
+    found = read_checkpoint(tmp_path, max_step=2)
+    assert found is not None
+    assert found.tensors["weight/a"].tolist() == [1, 1, 1]
+    assert found.metrics == METRICS
+
+
+def test_a_second_checkpoint_waits_for_the_first(tmp_path: Path, gate: threading.Event) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.write(checkpoint(1))
+    second = threading.Thread(target=lambda: writer.write(checkpoint(2)))
+    second.start()
+    second.join(0.05)
+    assert second.is_alive(), "two copies are in memory"
+    gate.set()
+    second.join(30)
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-2"]
+
+
+@pytest.mark.parametrize("surfaces", ["write", "wait"])
+def test_a_checkpoint_that_could_not_be_written_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surfaces: str
+) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.write(checkpoint(1))
+    writer.wait()
+
+    def fail(path: Path) -> None:
+        assert path.stat().st_size > 0, "there is something to clean up"
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.files, "sync_file", fail)
+        writer.write(checkpoint(2))
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            writer.wait() if surfaces == "wait" else writer.write(checkpoint(3))
+    assert caught.value.errno == errno.EIO
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    writer.write(checkpoint(4))
+    writer.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-4"]
+
+
+def test_closing_hides_no_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_folder: Path, _checkpoint: Checkpoint) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_checkpoint", fail)
+    writer = CheckpointWriter(tmp_path)
+    writer.write(checkpoint(1))
+    writer.close()

@@ -140,12 +140,13 @@ class CheckpointWriter:
         raised.
         """
         self.wait()
-        self._started, self._ended = time.monotonic(), None
+        started = time.monotonic()
         copied = Checkpoint(
             step=checkpoint.step,
             tensors={name: _copy(tensor) for name, tensor in checkpoint.tensors.items()},
             metrics=list(checkpoint.metrics),
         )
+        self._started, self._ended = started, None
         self._pending = self._thread.submit(self._write, copied)
 
     def wait(self) -> None:
