@@ -300,7 +300,8 @@ def _workers(num_workers: int, store: Store, placement: Placement) -> Iterator[l
             worker.process.wait()
 
 
-def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[bytes]:
+def worker_environment(placement: Placement, number: int) -> dict[str, str]:
+    """Return the environment of one worker process, counted from 0."""
     environment = os.environ | {
         "OMP_NUM_THREADS": str(placement.num_threads),
         "MKL_NUM_THREADS": str(placement.num_threads),
@@ -314,6 +315,10 @@ def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[
     }
     if placement.device == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = str(number)
+    return environment
+
+
+def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[bytes]:
     log = _log_path(store)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sft_atlas.execute.worker"]
@@ -324,7 +329,7 @@ def _spawn(store: Store, placement: Placement, number: int) -> subprocess.Popen[
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=environment,
+            env=worker_environment(placement, number),
         )
 
 
