@@ -8,7 +8,6 @@ cannot keep such samples apart gets them padded, and computes its logits by its 
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -19,6 +18,41 @@ from sft_atlas.model.forward import logits_at
 from sft_atlas.model.head_loss import head_losses, head_rule
 from sft_atlas.model.packed import can_pack as can_pack
 from sft_atlas.model.packed import packed_states, recomputing
+
+
+def lay_out(
+    model: PreTrainedModel, members: Sequence[Member], *, packed: bool
+) -> PackedBatch | Batch:
+    """Lay the samples of one pass out on the model's device.
+
+    `members` holds the rows and the samples of each run in the order of the model's batch axis; a
+    run may have no samples in this pass.
+
+    Raises:
+        ValueError: if samples of several runs are to be padded.
+    """
+    if packed:
+        return pack(members).to(model.device)
+    if len(members) != 1:
+        raise ValueError(
+            f"{type(model).__name__}: {len(members)} runs in one pass of padded samples; expected "
+            f"one. Several runs train together only in a model that packs."
+        )
+    return collate(*members[0]).to(model.device)
+
+
+def batch_losses(model: PreTrainedModel, batch: PackedBatch | Batch) -> Tensor:
+    """Return each run's cross-entropy, float32 (runs,), summed over its supervised tokens, nats.
+
+    They have first derivatives, to be asked for once.
+    """
+    place_tokens(batch.samples, batch.position_ids)
+    if isinstance(batch, Batch):
+        logits, targets, _ = padded_logits(model, batch)
+        return functional.cross_entropy(logits, targets, reduction="sum")[None]
+    states = packed_states(model, batch)
+    head, rule = model.get_output_embeddings(), head_rule(model)
+    return head_losses(head, rule, states, batch.targets, batch.num_supervised)
 
 
 def summed_losses(
