@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-_LOGIT_BYTES: Final = {"cpu": 1 << 22, "cuda": 1 << 28}
+LOGIT_BYTES: Final = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Float32 logits of one chunk."""
 
 
@@ -73,7 +73,7 @@ def head_losses(
     weight, bias = head.weight, getattr(head, "bias", None)
     assert isinstance(weight, Tensor), "an output head is a linear layer"
     if chunk is None:
-        limit = _LOGIT_BYTES.get(states.device.type, _LOGIT_BYTES["cuda"])
+        limit = LOGIT_BYTES.get(states.device.type, LOGIT_BYTES["cuda"])
         chunk = max(1, limit // (4 * weight.shape[-2]))
     losses: Tensor = _HeadLosses.apply(  # type: ignore[no-untyped-call]
         states, weight, bias, targets, rule, list(_chunks(sizes, chunk)), len(sizes)
