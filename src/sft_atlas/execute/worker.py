@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -40,6 +40,8 @@ from sft_atlas.train.memory import is_out_of_memory
 from sft_atlas.train.placement import StopRequested
 
 ALREADY_DONE: Final = "was done by another process"
+
+_DISK_ERRORS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
 
 Facts = dict[str, str]
 """How a job ended: `kind`, and `text` where there is something to say."""
@@ -148,11 +150,14 @@ def _failed(worker: Worker, job: Job, error: Exception) -> Facts:
     kind = error.kind if isinstance(error, JobError) else _kind(error)
     result = {
         "kind": kind,
-        "message": str(error) or type(error).__name__,
+        "message": _message(worker.store, kind, error),
         "step": error.step if isinstance(error, DivergedError) else None,
         "trace": "".join(traceback.format_exception(error)),
     }
-    worker.store.record_failure(job.fingerprint, payload(job), result)
+    # On a full disk the record may not fit either: the coordinator is told all the same, and the
+    # next run tries the job again.
+    with suppress(OSError) if kind == "disk" else nullcontext():
+        worker.store.record_failure(job.fingerprint, payload(job), result)
     return {"kind": "failed", "text": f"{kind}: {result['message']}"}
 
 
@@ -175,11 +180,21 @@ def _clear_training_failure(store: Store, cell: CellSpec) -> None:
 def _kind(error: Exception) -> str:
     if isinstance(error, DamagedError):
         return "damaged"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return "disk"
     if is_out_of_memory(error):
         return OutOfMemoryError.kind
     return "error"
+
+
+def _message(store: Store, kind: str, error: Exception) -> str:
+    if kind != "disk":
+        return str(error) or type(error).__name__
+    return (
+        f"{store.layout.root}: its disk is full or fails ({error}). Free space there or name "
+        f"another place with --store, then run with --only failed: training goes on from its last "
+        f"checkpoint."
+    )
 
 
 def main() -> None:
