@@ -8,6 +8,7 @@ cannot keep such samples apart gets them padded, and computes its logits by its 
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
