@@ -58,8 +58,10 @@ class BaseModel:
         lora.remove_lora(self.model)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_(self.pristine[name])
                 parameter.grad = None
+                # A run may have held them in less precision.
+                parameter.data = parameter.data.to(self.pristine[name].dtype)
+                parameter.copy_(self.pristine[name])
         self.model.requires_grad_(True)
         self.model.eval()
 

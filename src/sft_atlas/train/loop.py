@@ -1,114 +1,53 @@
-"""Train one trajectory and publish its kept epochs: the only training loop, for full and LoRA
-fine-tuning.
+"""Train trajectories and publish their kept epochs: the only training loop, for full and LoRA
+fine-tuning, alone and together.
 
-In: a job, its base model and its tokenised samples. Out: a cell per kept epoch and the run's
+In: jobs, their base model and their tokenised samples. Out: a cell per kept epoch and each run's
 outcome. The loss of a step is the sum over its supervised tokens divided by their number, whatever
-the micro-batches. Master weights are float32; on a GPU a bfloat16 Spec computes its matrix products
-in bfloat16. Samples and random numbers of a step are functions of (seed, step), never of what ran
-before: so a resumed run and a longer run take the same steps, and whatever an observer does between
-two steps changes nothing.
+the passes. Master weights are float32 unless the Spec says otherwise; on a GPU a bfloat16 Spec
+computes its matrix products in bfloat16. Samples and random numbers of a step are functions of
+(seed, step), never of what ran before or runs beside: so a resumed run, a longer run and a run in
+company take the same steps, and whatever an observer does between two steps changes nothing.
 """
 
-import contextlib
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, final
+from itertools import chain
+from typing import final
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from sft_atlas.data.batches import IGNORED, Batch, TrainingRows, collate, iter_steps, num_steps
+from sft_atlas.data.batches import TrainingRows
 from sft_atlas.errors import DivergedError, OutOfMemoryError
 from sft_atlas.model.load import BaseModel
-from sft_atlas.model.lora import add_lora
-from sft_atlas.model.score import computes_in, logits_at
+from sft_atlas.model.stack import can_stack
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
-from sft_atlas.study.passes import MICRO_BATCH_TOKENS
-from sft_atlas.study.spec import CellSpec, TrajectorySpec
-from sft_atlas.train.checkpoint import (
-    Checkpoint,
-    read_checkpoint,
-    remove_leftovers,
-    restore,
-    state_tensors,
-    write_checkpoint,
-)
+from sft_atlas.study.spec import CellSpec
+from sft_atlas.train.checkpoint import CheckpointWriter
+from sft_atlas.train.holder import Holder, LiveHolder, StackHolder
 from sft_atlas.train.metrics import StepMetrics
+from sft_atlas.train.placement import MIN_MICRO_BATCH_TOKENS, TrainPlacement
+from sft_atlas.train.placement import Observers as Observers
+from sft_atlas.train.placement import StopRequested as StopRequested
 from sft_atlas.train.publish import plain_model, publish_cell, publish_outcome, stored_weights
-from sft_atlas.train.schedule import learning_rate_factor
+from sft_atlas.train.run import Run, Step, make_optimizer
 
-_SEED_STRIDE: Final = 1_000_003
-"""Keeps the random streams of two seeds apart for a million steps."""
-
-
-class StopRequested(Exception):
-    """Say that a run stopped because it was asked to, with its checkpoint written."""
+OnEnd = Callable[[TrainJob, Record | Exception], None]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TrainPlacement:
-    """What a training process may use; changes no result beyond rounding."""
+class Entrant:
+    """A run that is to be trained beside others."""
 
-    micro_batch_tokens: int = MICRO_BATCH_TOKENS["cpu"]
-    """Padded tokens in one forward and backward pass; a longer single sample is a pass of its
-    own."""
-    checkpoint_seconds: float = 60.0
-    """A killed run loses at most about this much training."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Observers:
-    """What a caller does while a run goes on."""
-
-    on_epoch: Callable[[CellSpec, PreTrainedModel], None] = lambda _cell, _model: None
-    """Called after each kept epoch is published, with the live model holding the stored values, an
-    adapter merged, in evaluation mode. After a kill it may be called again for the same cell."""
-    on_step: Callable[[int, int], None] = lambda _done, _all: None
-    """Called after each optimizer step with the number of steps done and of all."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked after each step; True writes a checkpoint and raises StopRequested."""
-
-
-@dataclass(kw_only=True)
-class _Run:
     job: TrainJob
-    store: Store
-    base: BaseModel
     rows: TrainingRows
-    placement: TrainPlacement
-    observers: Observers
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
-    started: float
-    metrics: list[StepMetrics] = field(default_factory=list)
-    step: int = 0
-    """Optimizer steps done."""
-    saved_step: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-    saving_seconds: float = 0.0
-    """How long the last checkpoint took."""
-
-    @property
-    def spec(self) -> TrajectorySpec:
-        return self.job.trajectory
-
-    @property
-    def epoch_steps(self) -> int:
-        return num_steps(len(self.rows), self.spec.method.batch_samples)
-
-    @property
-    def all_steps(self) -> int:
-        return self.epoch_steps * self.job.keep_epochs[-1]
+    observers: Observers = field(default_factory=Observers)
 
 
 def train(
@@ -132,15 +71,252 @@ def train(
         OutOfMemoryError: if the device or the machine has too little memory.
         StopRequested: if an observer asked for it; a later call goes on from here.
     """
-    finished = _find_finished(job, store)
-    if finished is not None:
-        return finished
+    ends: list[Record | Exception] = []
+    entrant = Entrant(job=job, rows=rows, observers=observers or Observers())
+    train_together(
+        [entrant],
+        store=store,
+        base=base,
+        placement=placement or TrainPlacement(),
+        on_end=lambda _job, end: ends.append(end),
+    )
+    (end,) = ends
+    if isinstance(end, Exception):
+        raise end
+    return end
+
+
+def train_together(
+    entrants: Iterable[Entrant],
+    *,
+    store: Store,
+    base: BaseModel,
+    placement: TrainPlacement,
+    on_end: OnEnd,
+) -> None:
+    """Train runs of one base model, at most `placement.stack_runs` at a time.
+
+    Runs enter as places get free, and each ends for itself: `on_end` is told its outcome, or what
+    `train` would have raised. All of them must be alike in what a stack shares
+    (`study.stacking.stack_key`). The caller holds every job's lease.
+    """
+    waiting = iter(entrants)
+    first = next(waiting, None)
+    if first is None:
+        return
     devices = [base.model.device] if base.model.device.type == "cuda" else []
-    with _out_of_memory_is_named(job), torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices):
         try:
-            return _train(_open_run(job, store, base, rows, placement, observers))
+            holder = _make_holder(base, first.job, placement)
+            group = _Group(
+                store=store,
+                base=base,
+                holder=holder,
+                placement=placement,
+                pass_tokens=placement.pass_tokens(base.model.device.type),
+                on_end=on_end,
+                capacity=holder.capacity,
+            )
+            group.train(chain([first], waiting))
         finally:
             base.reset()
+
+
+def _make_holder(base: BaseModel, job: TrainJob, placement: TrainPlacement) -> Holder:
+    lora = job.trajectory.method.lora
+    if placement.stack_runs > 1 and can_stack(base, lora):
+        return StackHolder(base, placement.stack_runs)
+    return LiveHolder(base, pack=placement.pack)
+
+
+@final
+@dataclass(kw_only=True)
+class _Group:
+    """The runs that train now, step by step."""
+
+    store: Store
+    base: BaseModel
+    holder: Holder
+    placement: TrainPlacement
+    pass_tokens: int
+    on_end: OnEnd
+    capacity: int
+    active: list[Run] = field(default_factory=list)
+    sent_back: list[Entrant] = field(default_factory=list)
+    """Runs that wait for memory, their checkpoints written."""
+
+    def train(self, waiting: Iterator[Entrant]) -> None:
+        while True:
+            self._admit(waiting)
+            if not self.active:
+                return
+            try:
+                self._take_steps()
+            except Exception as error:  # noqa: BLE001 - the caller is told, run by run
+                for run in self.active:
+                    self._end(run, _named(error, run.job))
+                self._keep([])
+
+    def _admit(self, waiting: Iterator[Entrant]) -> None:
+        runs = list(self.active)
+        while len(runs) < self.capacity:
+            entrant = self.sent_back.pop(0) if self.sent_back else next(waiting, None)
+            if entrant is None:
+                break
+            entered: Run | Record | Exception
+            try:
+                entered = self._enter(entrant)
+            except Exception as error:  # noqa: BLE001 - the caller is told
+                entered = _named(error, entrant.job)
+            if isinstance(entered, Run):
+                runs.append(entered)
+            else:
+                self.on_end(entrant.job, entered)
+        if len(runs) > len(self.active):
+            self._keep(runs)
+
+    def _keep(self, runs: list[Run]) -> None:
+        self.active = runs
+        self.holder.hold(runs)
+
+    def _enter(self, entrant: Entrant) -> Run | Record:
+        """Return a run that has steps to take, or its outcome if it has none."""
+        job = entrant.job
+        finished = _find_finished(job, self.store)
+        if finished is not None:
+            return finished
+        parameters = self.holder.begin(job.trajectory)
+        run = Run(
+            job=job,
+            store=self.store,
+            rows=entrant.rows,
+            observers=entrant.observers,
+            parameters=parameters,
+            optimizer=make_optimizer(job.trajectory.method, parameters),
+            writer=CheckpointWriter(self.store.layout.working(job.trajectory.fingerprint)),
+        )
+        run.resume()
+        cell = run.finished_epoch() if run.step else None
+        if cell is not None:
+            # Killed between an epoch's checkpoint and the end of what its observer did.
+            self._finish_epoch(run, cell)
+        return run if run.step < run.all_steps else self._finish(run)
+
+    def _take_steps(self) -> None:
+        """Take one optimizer step of every run; those that end, end alone."""
+        started = time.perf_counter()
+        steps = [run.next_step() for run in self.active]
+        losses = self._backward(steps)
+        norms = torch.stack([run.clip() for run in self.active])
+        found = torch.stack([losses.double(), norms.double()]).tolist()
+        share = (time.perf_counter() - started) / len(self.active)
+        going_on = []
+        for run, step, loss, norm in zip(self.active, steps, *found, strict=True):
+            end: Record | Exception | None
+            try:
+                end = self._finish_step(run, step, loss=loss, norm=norm, share=share)
+            except Exception as error:  # noqa: BLE001 - the caller is told; the others go on
+                end = _named(error, run.job)
+            if end is None:
+                going_on.append(run)
+            else:
+                self._end(run, end)
+        if len(going_on) < len(self.active):
+            self._keep(going_on)
+
+    def _backward(self, steps: list[Step]) -> Tensor:
+        """Compute gradients; where memory runs out, again in smaller passes, then with fewer
+        runs."""
+        while True:
+            try:
+                return self.holder.backward(steps, self.pass_tokens)
+            except (RuntimeError, MemoryError) as error:
+                is_at_least = self.pass_tokens <= MIN_MICRO_BATCH_TOKENS and len(steps) == 1
+                if is_at_least or not is_out_of_memory(error):
+                    raise
+            # Outside the handler: inside it the traceback still holds the failed pass's tensors.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            for run in self.active:
+                run.num_memory_retries += 1
+            if self.pass_tokens > MIN_MICRO_BATCH_TOKENS:
+                self.pass_tokens = max(self.pass_tokens // 2, MIN_MICRO_BATCH_TOKENS)
+            else:
+                self._send_half_back(steps)
+
+    def _send_half_back(self, steps: list[Step]) -> None:
+        """Keep half of the runs, and the states of the others on the disk until there is room."""
+        self.capacity = len(self.active) // 2
+        for run in self.active[self.capacity :]:
+            run.save()
+            run.writer.wait()
+            run.writer.close()
+            self.sent_back.append(Entrant(job=run.job, rows=run.rows, observers=run.observers))
+        del steps[self.capacity :]
+        self._keep(self.active[: self.capacity])
+
+    def _finish_step(
+        self, run: Run, step: Step, *, loss: float, norm: float, share: float
+    ) -> Record | None:
+        """Move a run's weights and do what is due behind the step; returns its outcome at the
+        end."""
+        started, rate = time.perf_counter(), run.learning_rate()
+        metrics = StepMetrics(
+            step=run.step + 1,
+            epoch=step.epoch,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+            num_supervised_tokens=step.num_supervised,
+            num_tokens=int(run.rows.lengths[step.indices].sum()),
+        )
+        run.metrics.append(metrics)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverge(run, metrics)
+        run.move(rate)
+        run.train_seconds += share + time.perf_counter() - started
+        run.observers.on_step(run.step, run.all_steps)
+        if run.observers.should_stop():
+            run.save()
+            run.writer.wait()
+            raise StopRequested(f"stopped after step {run.step}")
+        run.save_if_due(self.placement.checkpoint_seconds)
+        cell = run.finished_epoch()
+        if cell is not None:
+            run.save()
+            self._finish_epoch(run, cell)
+        return self._finish(run) if run.step == run.all_steps else None
+
+    def _finish_epoch(self, run: Run, cell: CellSpec) -> None:
+        with self.holder.shown(run), stored_weights(self.base, cell):
+            publish_cell(run.store, cell, base=self.base, step=run.step, started=run.started)
+            with plain_model(self.base):
+                run.observers.on_epoch(cell, self.base.model)
+        run.saved_at = time.monotonic()
+
+    def _finish(self, run: Run) -> Record:
+        run.writer.wait()
+        record = publish_outcome(run, base=self.base, capacity=self.capacity)
+        if not run.job.keep_checkpoint:
+            run.drop_checkpoints()
+        return record
+
+    def _diverge(self, run: Run, metrics: StepMetrics) -> DivergedError:
+        publish_outcome(run, base=self.base, capacity=self.capacity, diverged_step=metrics.step)
+        run.writer.wait()
+        run.drop_checkpoints()
+        kept = [epoch for epoch in run.job.keep_epochs if epoch < metrics.epoch]
+        return DivergedError(
+            f"trajectory {run.spec.fingerprint[:8]}: step {metrics.step} (epoch {metrics.epoch}) "
+            f"has loss {metrics.loss} and gradient norm {metrics.grad_norm}; expected finite "
+            f"numbers. Kept epochs: {kept or 'none'}. Lower the learning rate, or add warm-up "
+            f"steps.",
+            step=metrics.step,
+        )
+
+    def _end(self, run: Run, end: Record | Exception) -> None:
+        run.writer.close()
+        self.on_end(run.job, end)
 
 
 def _find_finished(job: TrainJob, store: Store) -> Record | None:
@@ -149,225 +325,10 @@ def _find_finished(job: TrainJob, store: Store) -> Record | None:
     is_complete = all(store.has(store.layout.cell(cell.fingerprint)) for cell in job.cells)
     if record is None or record.result["state"] != "finished":
         if record is not None:
-            store.set_aside(
-                folder
-            )  # it diverged and is tried again; the new outcome takes its place
+            # It diverged and is tried again; the new outcome takes its place.
+            store.set_aside(folder)
         return None
     return record if is_complete else None
-
-
-def _open_run(
-    job: TrainJob,
-    store: Store,
-    base: BaseModel,
-    rows: TrainingRows,
-    placement: TrainPlacement | None,
-    observers: Observers | None,
-) -> _Run:
-    started = time.time()
-    method = job.trajectory.method
-    base.reset()
-    if method.lora is not None:
-        add_lora(base.model, method.lora, seed=job.trajectory.seed)
-    base.model.train()
-    parameters = {name: p for name, p in base.model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=method.learning_rate,
-        betas=(method.beta1, method.beta2),
-        eps=method.epsilon,
-        weight_decay=method.weight_decay,
-        # One kernel for all weights: measured 4x faster than the default on small models, and
-        # element by element, so nothing depends on how the work is split.
-        fused=True,
-    )
-    run = _Run(
-        job=job,
-        store=store,
-        base=base,
-        rows=rows,
-        placement=placement or TrainPlacement(),
-        observers=observers or Observers(),
-        parameters=parameters,
-        optimizer=optimizer,
-        started=started,
-    )
-    _resume(run)
-    return run
-
-
-def _resume(run: _Run) -> None:
-    folder = run.store.layout.working(run.spec.fingerprint)
-    remove_leftovers(folder)
-    missing = [c for c in run.job.cells if not run.store.has(run.store.layout.cell(c.fingerprint))]
-    # A checkpoint beyond an epoch that is still to be published cannot go back to it.
-    first_wanted = missing[0].epoch if missing else run.job.keep_epochs[-1]
-    checkpoint = read_checkpoint(folder, max_step=first_wanted * run.epoch_steps)
-    if checkpoint is not None:
-        restore(checkpoint, parameters=run.parameters, optimizer=run.optimizer)
-        run.step, run.metrics = checkpoint.step, checkpoint.metrics
-        run.saved_step = checkpoint.step
-
-
-def _train(run: _Run) -> Record:
-    if run.step and run.step % run.epoch_steps == 0:
-        # Killed between an epoch's checkpoint and the end of what its observer did.
-        _finish_epoch(run, run.step // run.epoch_steps)
-    while run.step < run.all_steps:
-        epoch = run.step // run.epoch_steps + 1
-        method = run.spec.method
-        steps = iter_steps(
-            run.rows, batch_samples=method.batch_samples, seed=run.spec.seed, epoch=epoch
-        )
-        for number, indices in enumerate(steps, start=(epoch - 1) * run.epoch_steps):
-            if number >= run.step:
-                _take_step(run, epoch, indices)
-                _look_around(run)
-        if epoch in run.job.keep_epochs:
-            _save(run)
-            _finish_epoch(run, epoch)
-    return _finish(run)
-
-
-def _take_step(run: _Run, epoch: int, indices: list[int]) -> None:
-    method, model = run.spec.method, run.base.model
-    horizon = run.spec.horizon_epochs
-    factor = learning_rate_factor(
-        run.spec.schedule,
-        run.step,
-        total_steps=None if horizon is None else horizon * run.epoch_steps,
-    )
-    run.optimizer.param_groups[0]["lr"] = method.learning_rate * factor
-    torch.manual_seed(run.spec.seed * _SEED_STRIDE + run.step)
-    num_supervised = run.rows.num_supervised(indices)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss = torch.zeros((), device=model.device)
-    for chosen in _micro_batches(run, indices):
-        part = _summed_loss(run, chosen) / num_supervised
-        torch.autograd.backward(part)
-        loss += part.detach()
-    clip_norm = math.inf if method.clip_norm is None else method.clip_norm
-    norm = nn.utils.clip_grad_norm_(run.parameters.values(), clip_norm)
-    metrics = StepMetrics(
-        step=run.step + 1,
-        epoch=epoch,
-        loss=loss.item(),
-        grad_norm=norm.item(),
-        learning_rate=method.learning_rate * factor,
-        num_supervised_tokens=num_supervised,
-        num_tokens=int(run.rows.lengths[indices].sum()),
-    )
-    run.metrics.append(metrics)
-    if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
-        _diverge(run, metrics)
-    run.optimizer.step()
-    run.step += 1
-
-
-def _summed_loss(run: _Run, indices: list[int]) -> Tensor:
-    """Return the cross-entropy summed over the supervised tokens of some samples, nats."""
-    model = run.base.model
-    with computes_in(run.spec.precision, model.device):
-        logits, targets, _ = supervised_logits(model, collate(run.rows, indices))
-    return functional.cross_entropy(logits, targets, reduction="sum")
-
-
-def supervised_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits (tokens, vocab), targets and lines of the batch, one per supervised token.
-
-    Token t is predicted at position t - 1. Padding stands right of every token, where causal
-    attention does not look, so no mask is needed.
-    """
-    lines, columns = torch.nonzero(batch.labels[:, 1:] != IGNORED, as_tuple=True)
-    targets = batch.labels[lines, columns + 1]
-    device = model.device
-    logits = logits_at(
-        model,
-        lines.to(device),
-        columns.to(device),
-        input_ids=batch.input_ids.to(device),
-        use_cache=False,
-    )
-    return logits, targets.to(device), lines
-
-
-def _micro_batches(run: _Run, indices: list[int]) -> Iterator[list[int]]:
-    """Split a step so that no pass holds more padded tokens than allowed; most steps are one
-    pass."""
-    limit = run.placement.micro_batch_tokens
-    lengths = run.rows.lengths
-    if len(indices) * max(lengths[indices]) <= limit:
-        yield indices
-        return
-    chosen: list[int] = []
-    for index in sorted(indices, key=lambda i: -int(lengths[i])):
-        if chosen and (len(chosen) + 1) * lengths[chosen[0]] > limit:
-            yield chosen
-            chosen = []
-        chosen.append(index)
-    yield chosen
-
-
-def _look_around(run: _Run) -> None:
-    run.observers.on_step(run.step, run.all_steps)
-    if run.observers.should_stop():
-        _save(run)
-        raise StopRequested(f"stopped after step {run.step}")
-    # Large optimizer states take minutes to write: at most a twentieth of the time goes into that.
-    pause = max(run.placement.checkpoint_seconds, 20 * run.saving_seconds)
-    if time.monotonic() - run.saved_at >= pause:
-        _save(run)
-
-
-def _save(run: _Run) -> None:
-    if run.saved_step == run.step:
-        return
-    started = time.monotonic()
-    tensors = state_tensors(run.parameters, run.optimizer)
-    checkpoint = Checkpoint(step=run.step, tensors=tensors, metrics=run.metrics)
-    write_checkpoint(run.store.layout.working(run.spec.fingerprint), checkpoint)
-    run.saved_step, run.saved_at = run.step, time.monotonic()
-    run.saving_seconds = run.saved_at - started
-
-
-def _finish_epoch(run: _Run, epoch: int) -> None:
-    if epoch not in run.job.keep_epochs:
-        return
-    cell = CellSpec(model=run.spec.model, trajectory=run.spec, epoch=epoch)
-    run.optimizer.zero_grad(set_to_none=True)
-    with stored_weights(run.base, cell):
-        publish_cell(run.store, cell, base=run.base, step=run.step, started=run.started)
-        with plain_model(run.base):
-            run.observers.on_epoch(cell, run.base.model)
-    run.saved_at = time.monotonic()
-
-
-def _finish(run: _Run) -> Record:
-    record = publish_outcome(
-        run.store, run.job, base=run.base, metrics=run.metrics, started=run.started
-    )
-    if not run.job.keep_checkpoint:
-        shutil.rmtree(run.store.layout.working(run.spec.fingerprint), ignore_errors=True)
-    return record
-
-
-def _diverge(run: _Run, metrics: StepMetrics) -> None:
-    publish_outcome(
-        run.store,
-        run.job,
-        base=run.base,
-        metrics=run.metrics,
-        started=run.started,
-        diverged_step=metrics.step,
-    )
-    shutil.rmtree(run.store.layout.working(run.spec.fingerprint), ignore_errors=True)
-    kept = [epoch for epoch in run.job.keep_epochs if epoch < metrics.epoch]
-    raise DivergedError(
-        f"trajectory {run.spec.fingerprint[:8]}: step {metrics.step} (epoch {metrics.epoch}) has "
-        f"loss {metrics.loss} and gradient norm {metrics.grad_norm}; expected finite numbers. "
-        f"Kept epochs: {kept or 'none'}. Lower the learning rate, or add warm-up steps.",
-        step=metrics.step,
-    )
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -378,14 +339,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-@contextlib.contextmanager
-def _out_of_memory_is_named(job: TrainJob) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
-            f"device with more memory, LoRA, or a smaller max_tokens."
-        ) from error
+def _named(error: Exception, job: TrainJob) -> Exception:
+    if not is_out_of_memory(error):
+        return error
+    named = OutOfMemoryError(
+        f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
+        f"device with more memory, LoRA, or a smaller max_tokens."
+    )
+    named.__cause__ = error
+    return named

@@ -23,9 +23,9 @@ from sft_atlas.model.lora import merged, save_adapter
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
-from sft_atlas.study.job import TrainJob
 from sft_atlas.study.spec import CellSpec, Precision
-from sft_atlas.train.metrics import METRICS_NAME, StepMetrics, write_metrics
+from sft_atlas.train.metrics import METRICS_NAME, write_metrics
+from sft_atlas.train.run import Run
 
 _DTYPES: Final[dict[Precision, torch.dtype]] = {
     "float32": torch.float32,
@@ -123,19 +123,14 @@ def publish_cell(
 
 
 def publish_outcome(
-    store: Store,
-    job: TrainJob,
-    *,
-    base: BaseModel,
-    metrics: list[StepMetrics],
-    started: float,
-    diverged_step: int | None = None,
+    run: Run, *, base: BaseModel, capacity: int, diverged_step: int | None = None
 ) -> Record:
     """Publish how a run ended, with its metrics by step.
 
     Which epochs were kept is not part of it: that is what the cells say, and another study of the
-    same run may keep others.
+    same run may keep others. `capacity` is how many runs could train beside each other.
     """
+    metrics = run.metrics
 
     def fill(aside: Path) -> dict[str, Any]:
         write_metrics(aside / METRICS_NAME, metrics)
@@ -143,7 +138,7 @@ def publish_outcome(
         return {
             "state": "finished" if diverged_step is None else "diverged",
             "diverged_step": diverged_step,
-            "last_epoch": job.keep_epochs[-1],
+            "last_epoch": run.job.keep_epochs[-1],
             "num_steps": len(sound),
             "first_loss": sound[0].loss if sound else None,
             "last_loss": sound[-1].loss if sound else None,
@@ -151,13 +146,19 @@ def publish_outcome(
             "num_tokens": sum(m.num_tokens for m in sound),
         }
 
-    trajectory = job.trajectory
-    return store.publish(
-        outcome_folder(store, trajectory.fingerprint, last_epoch=job.keep_epochs[-1]),
+    folder = outcome_folder(run.store, run.spec.fingerprint, last_epoch=run.job.keep_epochs[-1])
+    return run.store.publish(
+        folder,
         schema="trajectory/1",
-        spec=payload(trajectory),
+        spec=payload(run.spec),
         fill=fill,
-        provenance=lambda: training_provenance(base, started),
+        provenance=lambda: {
+            **training_provenance(base, run.started),
+            "train_seconds": round(run.train_seconds, 3),
+            "num_timed_steps": run.num_timed_steps,
+            "num_memory_retries": run.num_memory_retries,
+            "stack_runs": capacity,
+        },
     )
 
 
