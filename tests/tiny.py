@@ -1,5 +1,6 @@
 """Random models, samples and jobs that are small enough to train in a test; all from seeds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,20 @@ def build_prepared(num_samples: int = 20, *, seed: int = 0) -> PreparedRows:
 def build_rows(num_samples: int = 20, *, seed: int = 0) -> TrainingRows:
     """Return `build_prepared` as training sees it."""
     return TrainingRows([build_prepared(num_samples, seed=seed)])
+
+
+def build_documents(lengths: Sequence[int], *, seed: int = 0) -> TrainingRows:
+    """Return samples of these lengths and random tokens, the first half of each a prompt."""
+    tokens = np.random.default_rng(seed).integers(2, VOCAB_SIZE, size=sum(lengths))
+    prepared = PreparedRows(
+        tokens=tokens.astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        prompt_lengths=np.array([-(-length // 2) for length in lengths], dtype=np.int32),
+        rows=np.arange(len(lengths), dtype=np.int64),
+        positions=np.arange(len(lengths), dtype=np.int64),
+        result={},
+    )
+    return TrainingRows([prepared])
 
 
 def build_job(
