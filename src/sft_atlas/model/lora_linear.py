@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sft_atlas.errors import StudyError
 from sft_atlas.model.dropout import dropped, layer_key
 from sft_atlas.study.spec import LoraSpec
 from sft_atlas.weights.adapter import DoraFactors, LoraFactors
@@ -30,6 +31,7 @@ class LoraLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
+        self.name = name
         self.scale = lora.scale
         self.dropout = lora.dropout
         self.layer_key = layer_key(name)
@@ -58,6 +60,14 @@ class LoraLinear(nn.Module):
             product = output if self.base.bias is None else output - self.base.bias
         stretched = output + (stretch - 1) * product + self.scale * stretch * change
         return stretched.to(output.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """Raise StudyError: code that takes the weight, as Mamba's does, passes the adapter by."""
+        raise StudyError(
+            f"lora.targets: the model's own code takes the weight of {self.name} and passes its "
+            f"adapter by; expected layers that are called. Name other `targets`."
+        )
 
     def dropped(self, x: Tensor) -> Tensor:
         """Return what the factors see of x: x itself, or in training what dropout leaves of it."""
