@@ -60,12 +60,22 @@ class Layout:
 
 
 def place_documents(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64], num_tokens: int, device: torch.device
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    num_lines: int,
+    num_tokens: int,
+    device: torch.device,
 ) -> Layout:
-    """Plan the buckets of documents that lie at `starts` among `num_tokens` tokens."""
-    order = np.argsort(-lengths, kind="stable")
-    starts, lengths = starts[order], lengths[order]
-    buckets = plan_buckets(lengths)
+    """Plan the buckets of documents that lie at `starts` among `num_tokens` tokens in all lines.
+
+    On a CPU no bucket holds documents of two lines: a run computes them as it does alone, to the
+    last bit.
+    """
+    lines = starts // (num_tokens // num_lines) if device.type == "cpu" else np.zeros_like(starts)
+    order = np.lexsort((-lengths, lines))
+    starts, lengths, lines = starts[order], lengths[order], lines[order]
+    of_lines = np.split(lengths, np.flatnonzero(np.diff(lines)) + 1)
+    buckets = tuple(bucket for own in of_lines for bucket in plan_buckets(own))
     places, is_used, first = [], [], 0
     for number, length in buckets:
         columns = np.arange(length)
@@ -206,7 +216,8 @@ def _capped_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.tanh(query @ key.transpose(2, 3) * (scale / cap)) * cap
     scores = scores.masked_fill(~visible, -torch.inf)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    weights = torch.softmax(scores, dim=-1, dtype=wide).to(value.dtype)
     return functional.dropout(weights, dropout) @ value if dropout else weights @ value
 
 
@@ -254,7 +265,7 @@ def _has_kernel(query: Tensor, value: Tensor) -> bool:
 @functools.cache
 def _kernel_works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Try torch's attention for varying lengths on two documents, with its gradients."""
-    layout = place_documents(np.array([0, 3]), np.array([3, 2]), 5, device)
+    layout = place_documents(np.array([0, 3]), np.array([3, 2]), 1, 5, device)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn((3, 5, 2, size), generator=generator).to(device, dtype)
     found, expected = drawn.clone().requires_grad_(), drawn.clone().requires_grad_()

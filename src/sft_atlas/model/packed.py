@@ -91,9 +91,8 @@ def can_pack(model: PreTrainedModel) -> bool:
 
 def _begin(model: PreTrainedModel, batch: PackedBatch) -> _Pass:
     ids = batch.input_ids
-    return _Pass(
-        model=model, layout=place_documents(batch.starts, batch.lengths, ids.numel(), ids.device)
-    )
+    layout = place_documents(batch.starts, batch.lengths, len(ids), ids.numel(), ids.device)
+    return _Pass(model=model, layout=layout)
 
 
 def _states(packed_pass: _Pass, batch: PackedBatch) -> Tensor:
