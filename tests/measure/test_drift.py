@@ -1,6 +1,7 @@
 """Weight changes equal a dense computation, for full and LoRA, and sum up over layers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def measure(
     return table.to_pylist(), dense, base, store
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [None, LORA, replace(LORA, dora=True, train_embeddings=True)])
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])
 def test_drift_equals_a_dense_computation(
     tmp_path: Path, lora: LoraSpec | None, architecture: str

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def test_a_second_cell_reads_the_base_vectors_that_the_first_one_left(tmp_path: 
     assert [row._asdict() for row in again] == rows
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [None, LORA, replace(LORA, dora=True, train_embeddings=True)])
 def test_two_folders_are_compared_as_a_cell_and_its_base_are(
     tmp_path: Path, lora: LoraSpec | None
 ) -> None:

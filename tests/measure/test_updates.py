@@ -46,7 +46,9 @@ def save_model(folder: Path, weights: dict[str, Tensor]) -> Path:
     return folder
 
 
-def save_factors(folder: Path, seed: int, rank: int, modules: Sequence[str] = ADAPTED) -> Path:
+def save_factors(
+    folder: Path, seed: int, rank: int, modules: Sequence[str] = ADAPTED, *, dora: bool = False
+) -> Path:
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -55,8 +57,12 @@ def save_factors(folder: Path, seed: int, rank: int, modules: Sequence[str] = AD
         for factor, shape in (("A", (rank, columns)), ("B", (rows, rank))):
             name = f"base_model.model.{module}.lora_{factor}.weight"
             tensors[name] = torch.randn(shape, generator=generator)
+        if dora:
+            name = f"base_model.model.{module}.lora_magnitude_vector"
+            tensors[name] = torch.rand(rows, generator=generator)
     save_file(tensors, folder / "adapter_model.safetensors")
-    files.write_json(folder / "adapter_config.json", {"r": rank, "lora_alpha": 3.0})
+    config = {"r": rank, "lora_alpha": 3.0, "use_dora": dora}
+    files.write_json(folder / "adapter_config.json", config)
     return folder
 
 
@@ -73,7 +79,13 @@ def dense_changes(folder: Path, base: dict[str, Tensor]) -> dict[str, Tensor]:
             up = stored[name.replace("lora_A", "lora_B")].double()
             module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             scale = config["lora_alpha"] / config["r"]
-            changes[f"{module}.weight"] = scale * up @ down.double()
+            change = scale * up @ down.double()
+            lengths = stored.get(name.replace("lora_A.weight", "lora_magnitude_vector"))
+            if lengths is not None:
+                before = base[f"{module}.weight"].double()
+                moved = before + change
+                change = moved * (lengths.double() / moved.norm(dim=1))[:, None] - before
+            changes[f"{module}.weight"] = change
     return changes
 
 
@@ -92,7 +104,8 @@ def dense_gram(changes: list[dict[str, Tensor]], scope: Scope) -> np.ndarray[Any
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, list[Path]]:
-    """A base with three full cells, one of them in bfloat16, and three adapters of unequal rank."""
+    """A base with three full cells, one of them in bfloat16, three adapters of unequal rank, and
+    one that is DoRA."""
     base = save_model(tmp_path / "base", random_weights(0))
     full = [
         save_model(tmp_path / f"full{seed}", random_weights(seed, dtype))
@@ -102,7 +115,8 @@ def folders(tmp_path: Path) -> tuple[Path, list[Path]]:
         save_factors(tmp_path / f"adapter{rank}", rank, rank, modules)
         for rank, modules in ((1, ADAPTED), (4, ADAPTED[:1]), (7, ADAPTED))
     ]
-    return base, [full[0], adapters[0], full[1], adapters[1], adapters[2], full[2]]
+    dora = save_factors(tmp_path / "dora", 5, 2, dora=True)
+    return base, [full[0], adapters[0], full[1], dora, adapters[1], adapters[2], full[2]]
 
 
 @pytest.mark.parametrize("max_bytes", [1, 3000, 20_000, 1 << 28])

@@ -19,6 +19,9 @@ from memory_watch import peak_memory
 from sft_atlas.errors import DataError, StoreError
 from sft_atlas.measure.drift import DriftRow
 from sft_atlas.measure.weight_pair import PairDrift, measure_pair
+from sft_atlas.model.lora import add_lora
+from sft_atlas.model.lora import save_adapter as save_ours
+from sft_atlas.study.spec import LoraSpec
 from tiny import build_model
 
 # PEFT asks models for an old name of a property.
@@ -168,7 +171,10 @@ def save_adapter(folder: Path, **config: Any) -> tuple[Path, dict[str, Tensor]]:
     return folder, {name: p.detach().clone() for name, p in merged.named_parameters()}
 
 
-@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"use_dora": True}],
+)
 def test_an_adapter_and_its_merged_model_have_the_same_rows(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
@@ -229,6 +235,25 @@ def test_another_shape_is_refused_with_both_files(tmp_path: Path) -> None:
     )
 
 
+def test_a_trained_embedding_that_is_the_head_counts_once(tmp_path: Path) -> None:
+    before = tensors_of(tie_word_embeddings=True)
+    model = build_model(tie_word_embeddings=True)
+    lora = LoraSpec(rank=2, alpha=4.0, targets=("q_proj",), train_embeddings=True)
+    add_lora(model, lora, seed=0)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(0.01)
+    (tmp_path / "adapter").mkdir()
+    save_ours(tmp_path / "adapter", model, lora, base_name="b")
+    bare = measure_pair(save(tmp_path / "bare", before), tmp_path / "adapter")
+    copy = {HEAD: before[EMBEDDING].clone()}
+    copied = measure_pair(save(tmp_path / "copied", before | copy), tmp_path / "adapter")
+    assert bare.rows == copied.rows
+    assert HEAD not in by_tensor(bare)
+    embedding = by_tensor(bare)[EMBEDDING]
+    assert embedding.rms == pytest.approx(0.01, rel=1e-5)
+    assert bare.rows[-1].frobenius == pytest.approx(embedding.frobenius)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_a_weight_that_is_not_finite_is_named_with_its_file(
@@ -245,9 +270,10 @@ def test_a_weight_that_is_not_finite_is_named_with_its_file(
     )
 
 
-def test_factors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_factors_that_are_not_finite_are_refused(tmp_path: Path, dora: bool) -> None:
     base = save(tmp_path / "base", tensors_of(), tied=False)
-    adapter, _ = save_adapter(tmp_path / "adapter")
+    adapter, _ = save_adapter(tmp_path / "adapter", use_dora=dora)
     path = adapter / "adapter_model.safetensors"
     tensors = load_file(path)
     tensors[f"base_model.model.{UP.removesuffix('.weight')}.lora_A.weight"][0, 0] = math.nan

@@ -338,6 +338,14 @@ def test_an_adapters_size_is_that_of_peft() -> None:
     assert adapter_weights(QWEN, lora) == 40_370_176
     attention = replace(lora, targets=("q_proj", "v_proj"))
     assert adapter_weights(QWEN, attention) == 28 * 16 * (2 * 3584 + 3584 + 512)
+    half = replace(attention, layers=tuple(range(14)), dora=True)
+    assert adapter_weights(QWEN, half) == 14 * (16 * (2 * 3584 + 3584 + 512) + 3584 + 512)
+    whole = replace(attention, train_embeddings=True)
+    embeddings = adapter_weights(QWEN, whole) - adapter_weights(QWEN, attention)
+    assert embeddings == 2 * 152_064 * 3584
+    tied = find_model("qwen2.5-0.5b")
+    embedding = adapter_weights(tied, whole) - adapter_weights(tied, attention)
+    assert embedding == tied.vocab_size * tied.hidden_size
 
 
 def test_the_input_embedding_multiplies_nothing() -> None:
