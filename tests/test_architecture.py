@@ -51,6 +51,7 @@ KNOW_STAGES = {
     "execute/session.py",
     "execute/measuring.py",
     "execute/modelless.py",
+    "execute/timing.py",
 }
 
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
@@ -158,6 +159,7 @@ def test_only_the_worker_catches_everything() -> None:
         "sft_atlas.decide.recommend",
         "sft_atlas.render.html",
         "sft_atlas.execute.local",
+        "sft_atlas.execute.examination",
         "sft_atlas.data.sources",
         "sft_atlas.data.overlap",
         "sft_atlas.execute.rounds",

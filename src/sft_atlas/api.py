@@ -128,9 +128,7 @@ def select(study: StudyPath, *, store: Path = DEFAULT_STORE, only: Sequence[str]
 
 
 def status(study: StudyPath, *, store: Path = DEFAULT_STORE) -> Status:
-    """Say how far a study is, why cells failed, and how long training takes beside what was
-    expected of it.
-    """
+    """Say how far a study is, why cells failed, and what time it takes beside what was expected."""
     opened = open_store(store)
     return read_status(make_plan(_open_study(study, opened)), opened)
 
@@ -357,22 +355,22 @@ def benchmarks(name: str | None = None) -> "list[ListedBenchmark]":
     return list_benchmarks() if name is None else [find_listed(name)]
 
 
-def doctor(*, store: Path = DEFAULT_STORE) -> list[machine.Check]:
-    """Look at what this machine can do, and what is missing for what."""
-    return [*machine.examine(store), _sandbox_check()]
+def doctor(
+    study: StudyPath | None = None, *, store: Path = DEFAULT_STORE, measure: bool = False
+) -> list[machine.Check]:
+    """Look at what this machine can do, and what is missing for what.
 
+    With `measure` its device is timed, and those base models of a study that are on this machine;
+    the store keeps it, and plans rest on it. Raises StudyError for a study without `measure`.
+    """
+    from sft_atlas.execute.examination import examine, measure_device
 
-def _sandbox_check() -> machine.Check:
-    from sft_atlas.sandbox.sandbox import why_unavailable
-
-    reason = why_unavailable()
-    return machine.Check(
-        name="sandbox",
-        status="ok" if reason is None else "missing",
-        found="bubblewrap works" if reason is None else reason,
-        needed_for="benchmarks that run what a model wrote: humaneval, mbpp",
-        fix="" if reason is None else "install bubblewrap (Debian: apt-get install bubblewrap)",
-    )
+    if measure:
+        loaded = None if study is None else load_study(study)
+        measure_device(loaded, open_store(store, create=True))
+    elif study is not None:
+        raise StudyError(f"{study}: is read to measure its base models; add --measure.")
+    return examine(store)
 
 
 def _results(study: StudyPath, store: Store) -> Results:

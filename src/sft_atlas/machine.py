@@ -85,6 +85,19 @@ def this_processor() -> Processor:
     )
 
 
+def memory_bytes() -> float:
+    """Return the memory of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def free_memory_bytes() -> float:
+    """Return the memory that programs can have now without swapping."""
+    available = _lines_of(Path("/proc/meminfo")).get("MemAvailable")
+    if available is not None:
+        return 1024.0 * float(available.split()[0])
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+
+
 def _gpu_name() -> str:
     for path in sorted(_GPU_FACTS.glob("*/information")):
         return _lines_of(path).get("Model", "GPU")
@@ -135,7 +148,7 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = memory_bytes()
     enough = total >= 4 * 2**30
     return Check(
         name="memory",

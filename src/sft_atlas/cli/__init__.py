@@ -27,6 +27,7 @@ from sft_atlas.cli.options import (
     AsJson,
     Budget,
     Evidence,
+    Measure,
     Results,
     StoreFolder,
     Study,
@@ -319,9 +320,14 @@ def benchmarks(
 
 
 @app.command()
-def doctor(store: StoreFolder = api.DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Say what this machine can do, and what is missing for what."""
-    checks = api.doctor(store=store)
+def doctor(
+    study: Annotated[Path | None, typer.Argument(help="With --measure: its base models.")] = None,
+    measure: Measure = False,
+    store: StoreFolder = api.DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can do, and what is missing for what; --measure: how fast it is."""
+    checks = api.doctor(study, store=store, measure=measure)
     _print([asdict(check) for check in checks] if as_json else pages.doctor_page(checks))
 
 

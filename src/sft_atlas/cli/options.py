@@ -25,6 +25,10 @@ Evidence = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/cli.md lists the keys).")]
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="Time this machine, and a study's base models, for its plans."),
+]
 Wanted = Annotated[str, typer.Option("--for", help="Benchmarks and weights, e.g. gsm8k=2,mmlu=1.")]
 
 Workers = Annotated[

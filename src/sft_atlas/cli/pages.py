@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sft_atlas.cli.progress import duration
+from sft_atlas.cli.time_page import progress_json, progress_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,11 +70,12 @@ def run_page(result: "RunResult", study: Path, store: Path) -> RenderableType:
 def status_json(status: "Status", study: Path) -> dict[str, Any]:
     """Return a status with stable keys; each failure has the command that tries it again."""
     failures = [asdict(f) | {"retry": _retry(status, study, f)} for f in status.failures]
-    return asdict(status) | {"failures": failures}
+    progress = None if status.progress is None else progress_json(status.progress)
+    return asdict(status) | {"failures": failures, "progress": progress}
 
 
 def status_page(status: "Status", study: Path) -> RenderableType:
-    """Lay out how far each block is, and the failed cells."""
+    """Lay out how far each block is, the failed cells, and the time that is left."""
     table = _table("block", "planned", "done", "running", "failed", "missing")
     for block in status.blocks:
         kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(block.failed.items()))
@@ -85,6 +87,8 @@ def status_page(status: "Status", study: Path) -> RenderableType:
         alike.setdefault((failure.kind, failure.message), []).append(failure)
     parts += [Text(_failure_text(status, study, failures)) for failures in alike.values()]
     parts += [Text(f"running: process {h['pid']} on {h['host']}") for h in status.running]
+    if status.progress is not None:
+        parts += progress_parts(status.progress)
     return Group(*parts)
 
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from sft_atlas.machine import Processor
+from sft_atlas.machine import Check, Processor
 from sft_atlas.store.records import make_provenance
 from sft_atlas.store.states import list_names
 from sft_atlas.store.store import Store
-from sft_atlas.study.profile import PROFILE, Profile
+from sft_atlas.study.profile import BUSY_LOAD, PROFILE, Profile
 
 SCHEMA: Final = "profile/1"
 
@@ -45,3 +45,51 @@ def read_profile(store: Store, processor: Processor) -> Profile | None:
     """Read a processor's newest profile; raises DamagedError if it was altered."""
     folder = newest_profile(store, processor)
     return None if folder is None else PROFILE.validate_python(store.read(folder).result)
+
+
+def profile_checks(store: Store, processor: Processor) -> list[Check]:
+    """Say what is known of a processor's speed, in lines of `doctor`."""
+    folder, profile = newest_profile(store, processor), read_profile(store, processor)
+    if folder is None or profile is None:
+        return [
+            Check(
+                name="speed",
+                status="limited",
+                found=f"{processor.name} was not measured; plans rest on device cards",
+                needed_for="times of `plan` and `status`",
+                fix="sft-atlas doctor --measure STUDY",
+            )
+        ]
+    device, is_busy = profile.device, profile.load > BUSY_LOAD
+    half = f", {device.peak_flops / 1e12:.3g} in bfloat16" if device.kind == "gpu" else ""
+    found = [
+        Check(
+            name="speed",
+            status="limited" if is_busy else "ok",
+            found=f"{device.float32_flops / 1e12:.3g} TFLOP/s in float32{half}, "
+            f"{device.bandwidth / 1e9:.3g} GB/s, {1e3 * device.train_layer_seconds:.3g} ms per "
+            f"layer and training step; {device.source}; {folder}",
+            needed_for="times of `plan` and `status`",
+            fix="measure again when nothing else runs" if is_busy else "",
+        )
+    ]
+    for speed in profile.speeds:
+        text = f"{speed.tokens_per_second:,.0f} tokens/s in passes of {speed.pass_tokens:,}"
+        found.append(
+            Check(
+                name=f"{speed.name}, {speed.work}",
+                status="ok",
+                found=f"{text}, {speed.date}",
+                needed_for=f"times of its {'scores' if speed.work == 'score' else 'runs'}",
+            )
+        )
+    for skipped in profile.skipped:
+        found.append(
+            Check(
+                name=skipped.name,
+                status="limited",
+                found=f"not measured: {skipped.reason}",
+                needed_for="times of its runs; they rest on other base models",
+            )
+        )
+    return found

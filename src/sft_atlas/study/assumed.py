@@ -31,8 +31,8 @@ def _fixed(model: CostModel) -> list[Assumption]:
     return [
         Assumption(
             name="device",
-            value=f"{device.name}: {model.peak_flops / 1e12:g} TFLOP/s, "
-            f"{device.bandwidth / 1e12:g} TB/s, {device.memory_bytes / 1e9:,.1f} GB",
+            value=f"{device.name}: {model.peak_flops / 1e12:.4g} TFLOP/s, "
+            f"{device.bandwidth / 1e12:.4g} TB/s, {device.memory_bytes / 1e9:,.1f} GB",
             source=device.source,
         ),
         Assumption(
@@ -61,7 +61,6 @@ def _fixed(model: CostModel) -> list[Assumption]:
 def _measured(model: CostModel) -> list[Assumption]:
     """Return what this device and finished runs on it said."""
     found = []
-    where = f"measured on this device, {model.profile.date}"
     for speed in model.profile.speeds:
         value = (
             f"{speed.tokens_per_second:,.0f} tokens/s in passes of {speed.pass_tokens:,}; "
@@ -70,7 +69,9 @@ def _measured(model: CostModel) -> list[Assumption]:
         if speed.work != "score":
             value += f", {1e3 * speed.update_seconds:.3g} ms for the optimizer"
         name = f"speed of {speed.name}, {speed.work}"
-        found.append(Assumption(name=name, value=value, source=where))
+        found.append(
+            Assumption(name=name, value=value, source=f"measured on this device, {speed.date}")
+        )
     for skipped in model.profile.skipped:
         value = "not measured; as base models that were"
         name = f"speed of {skipped.name}"

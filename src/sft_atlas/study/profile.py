@@ -6,7 +6,7 @@ the device does without any model. One decision: what was not measured is derive
 FLOPs; with no measurement at all it comes from the device's card and the table of assumptions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal
 
@@ -26,6 +26,10 @@ _UNSEEN: Final = 1.3
 
 _LEAST_SPREAD: Final = 0.08
 """Seconds of measuring say no more than this about hours of running."""
+
+
+BUSY_LOAD: Final = 0.5
+"""Load average of a machine that has something else to do."""
 
 
 def work_of(lora: LoraSpec | None) -> Work:
@@ -59,6 +63,8 @@ class Speed:
     """In such passes, without the optimizer."""
     spread: float
     """Half the interquartile range of the repeats, relative to their median."""
+    date: str
+    """UTC day of the measurement."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +86,8 @@ class Profile:
     """What the device calls itself: `cpu`, or the GPU's name in outcomes' provenance."""
     num_processes: int = 1
     """How many measured at the same time."""
+    load: float = 0.0
+    """Load average when the measurement began: above `BUSY_LOAD` other programs slowed it down."""
     step_seconds: float = 0.0
     """Of a training step over almost no tokens, beside `device.train_layer_seconds` per layer."""
     speeds: tuple[Speed, ...] = ()
@@ -100,6 +108,16 @@ class Profile:
         """Return the ceiling of matrix products; only a GPU is faster in bfloat16."""
         is_half = precision == "bfloat16" and self.device.kind == "gpu"
         return self.device.peak_flops if is_half else self.device.float32_flops
+
+    def beside(self, earlier: "Profile | None") -> "Profile":
+        """Return this profile with the base models that an earlier one knows and this one does not;
+        they count only if as many processes measured.
+        """
+        if earlier is None or earlier.num_processes != self.num_processes:
+            return self
+        own = {(speed.model, speed.work) for speed in self.speeds}
+        kept = [speed for speed in earlier.speeds if (speed.model, speed.work) not in own]
+        return replace(self, speeds=(*self.speeds, *kept))
 
     def step_overhead_seconds(self, layers: int) -> float:
         """Return the time of a training step of a model over almost no tokens."""
@@ -148,11 +166,14 @@ class Profile:
         if not self.is_measured:
             return {}
         source = f"measured on this device, {self.date}"
-        spread = max([_LEAST_SPREAD, *(speed.spread for speed in self.speeds)])
+        spreads = [speed.spread for speed in self.speeds]
+        spread = max(_LEAST_SPREAD, median(spreads) if spreads else 0.0)
+        # Whatever disturbs a run makes it slower: the dear end lies further away.
+        around = (1 / (1 + spread), 1.0, 1 + 2 * spread)
         found: MeasuredValues = {
             "bandwidth_fraction": ((1.0, 0.85, 0.6), f"relative to large copies, {source}"),
-            "layer_factor": ((1 - spread, 1.0, 1 + 2 * spread), source),
-            "speed_factor": ((1 - spread, 1.0, 1 + 2 * spread), source),
+            "layer_factor": (around, source),
+            "speed_factor": (around, source),
         }
         for name, is_training in (("train_utilisation", True), ("score_utilisation", False)):
             reached = [

@@ -28,6 +28,15 @@ def attention_flops(card: ModelCard, length: float) -> float:
     return 2.0 * card.layers * card.num_heads * head_dim(card) * length
 
 
+def reading_flops(card: ModelCard, length: float, scored_fraction: float) -> float:
+    """Return the FLOPs per token of a forward pass over texts of a length, whose output head sees a
+    part of the tokens.
+    """
+    head = head_weights(card)
+    weights = matmul_weights(card) - head + scored_fraction * head
+    return 2 * weights + attention_flops(card, length)
+
+
 def training_flops(
     card: ModelCard, lora: LoraSpec | None, length: float, supervised_fraction: float
 ) -> float:
