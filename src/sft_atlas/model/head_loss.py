@@ -138,8 +138,13 @@ class _HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, factors: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "head_losses: a second backward pass; expected one, because it scales the "
+                "gradients in place. Compute the losses again."
+            )
         of_states, of_weight, of_bias = ctx.gradients
-        del ctx.gradients  # they are scaled in place, which can be done but once
+        ctx.gradients = None
         if of_states is not None:
             for run, at in ctx.chunks:
                 of_states[at].mul_(factors[run])
