@@ -17,11 +17,12 @@ from transformers import PreTrainedModel
 from transformers.models.auto import AutoModelForCausalLM
 
 import vllm_stand_in
-from sft_atlas.errors import DataError
+from sft_atlas.errors import DataError, StoreError
 from sft_atlas.model import lora, vllm_engine
 from sft_atlas.model.engine import Engine, TorchEngine
 from sft_atlas.model.score import Agreement, Pair
 from sft_atlas.model.vllm_engine import VllmEngine, load_vllm
+from sft_atlas.study.spec import LoraSpec
 from tiny import LORA, VOCAB_SIZE, build_model
 
 # peft asks transformers for a name that transformers renames.
@@ -128,6 +129,20 @@ def test_an_adapter_is_the_one_that_was_given_and_not_the_base(
     for i in range(3):
         for j in range(i):
             assert max(abs(a - b) for a, b in zip(values[i], values[j], strict=True)) > 0.1
+
+
+def test_an_adapter_that_vllm_does_not_compute_is_refused(tmp_path: Path) -> None:
+    spec = LoraSpec(rank=2, alpha=4.0, dora=True, bias="all", train_embeddings=True)
+    tuned = build_model("qwen2")
+    lora.add_lora(tuned, spec, seed=0)
+    lora.save_adapter(tmp_path, tuned, spec, base_name="base")
+    with pytest.raises(StoreError) as caught:
+        VllmEngine(None, adapter=tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: its adapter has use_dora and modules_to_save and bias, which vLLM does not "
+        f"compute; expected low-rank factors alone. Merge the adapter into its base model and load "
+        f"the merged folder."
+    )
 
 
 def test_decoding_in_rounds_ends_at_a_stop_text_or_at_the_limit(

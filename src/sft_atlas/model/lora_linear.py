@@ -93,5 +93,5 @@ class LoraLinear(nn.Module):
             return lengths
 
     def _changed_weight(self) -> Tensor:
-        change = self.lora_B.detach() @ self.lora_A.detach()
+        change = self.lora_B.detach().float() @ self.lora_A.detach().float()
         return torch.add(self.base.weight.detach().float(), change, alpha=self.scale)

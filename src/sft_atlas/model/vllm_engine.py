@@ -17,11 +17,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, final
 
-from sft_atlas.errors import DataError
+from sft_atlas.errors import DataError, StoreError
 from sft_atlas.model.generate import Completion, Finish, IsStopped
 from sft_atlas.model.prefix_tree import Tokens
 from sft_atlas.model.score import Agreement, Pair, PairScore, compare_greedily
 from sft_atlas.study.spec import Precision
+from sft_atlas.weights.adapter import read_adapter_config
 
 _BATCH_REQUESTS: Final = 1024
 """Requests handed over at a time: enough to fill a GPU, few enough to keep as they come."""
@@ -73,10 +74,15 @@ class VllmEngine:
     """
 
     def __init__(self, llm: Any, *, adapter: Path | None = None) -> None:
-        """Take a `vllm.LLM` and, for one that serves adapters, a folder in PEFT's format."""
+        """Take a `vllm.LLM` and, for one that serves adapters, a folder in PEFT's format.
+
+        Raises:
+            StoreError: if the adapter is more than low-rank factors, which vLLM would not compute.
+        """
         self._llm = llm
         self._adapter = None
         if adapter is not None:
+            _check_adapter(adapter)
             from vllm.lora.request import LoRARequest
 
             number = next(_ADAPTER_NUMBERS)
@@ -228,3 +234,17 @@ def _iter_batches(num_requests: int, skip: Collection[int]) -> Iterator[range]:
         batch = range(start, min(start + _BATCH_REQUESTS, num_requests))
         if not all(i in skip for i in batch):
             yield batch
+
+
+def _check_adapter(folder: Path) -> None:
+    # vLLM refuses some of these itself, and passes over others without a word.
+    config = read_adapter_config(folder)
+    beyond = [key for key in ("use_dora", "modules_to_save") if config.get(key)]
+    if config.get("bias", "none") != "none":
+        beyond.append("bias")
+    if beyond:
+        raise StoreError(
+            f"{folder}: its adapter has {' and '.join(beyond)}, which vLLM does not compute; "
+            f"expected low-rank factors alone. Merge the adapter into its base model and load the "
+            f"merged folder."
+        )
