@@ -68,9 +68,11 @@ class StackedLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self._layer[0]
+        # First as in `LoraLinear`: gradients of x are added up in the reverse order.
+        output = self.base(x)
         low = products(layer.dropped(x), self.lora_A, None, self._lines)
         change = products(low, self.lora_B, None, self._lines)
-        return torch.add(self.base(x), change, alpha=layer.scale)
+        return torch.add(output, change, alpha=layer.scale)
 
 
 @final

@@ -79,8 +79,8 @@ def padded_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor,
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Let a training model's layers forget their activations and recompute them.
 
-    transformers' `gradient_checkpointing_disable` ends it. A layer is recomputed with what it was
+    transformers' `activation_checkpointing_disable` ends it. A layer is recomputed with what it was
     computed with, wherever the backward pass runs.
     """
     settings = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), recomputing())}
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)

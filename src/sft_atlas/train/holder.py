@@ -20,8 +20,14 @@ from sft_atlas.model.load import BaseModel
 from sft_atlas.model.lora import add_lora
 from sft_atlas.model.score import computes_in
 from sft_atlas.model.stack import Stack, Weights
-from sft_atlas.model.training_pass import batch_losses, can_pack, lay_out
+from sft_atlas.model.training_pass import (
+    batch_losses,
+    can_pack,
+    checkpoint_activations,
+    lay_out,
+)
 from sft_atlas.study.spec import TrajectorySpec
+from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.run import Run, Step
 
 _SEED_STRIDE: Final = 1_000_003
@@ -55,12 +61,15 @@ class LiveHolder:
 
     capacity = 1
 
-    def __init__(self, base: BaseModel, *, pack: bool) -> None:
-        self._base, self._pack = base, pack
+    def __init__(self, base: BaseModel, placement: TrainPlacement) -> None:
+        self._base, self._placement = base, placement
         self._run: Run | None = None
 
     def begin(self, spec: TrajectorySpec) -> Weights:
-        return prepare_live(self._base, spec)
+        weights = prepare_live(self._base, spec)
+        if self._placement.activation_checkpointing:
+            checkpoint_activations(self._base.model)
+        return weights
 
     def hold(self, runs: Sequence[Run]) -> None:
         self._run = runs[0] if runs else None
@@ -71,7 +80,9 @@ class LiveHolder:
         run.optimizer.zero_grad(set_to_none=True)
         # For models with dropout of their own.
         torch.manual_seed(run.spec.seed * _SEED_STRIDE + run.step)
-        return accumulate(model, [run], steps, pass_tokens, packed=self._pack and can_pack(model))
+        packed = self._placement.pack and can_pack(model)
+        with compiled(model, self._placement.compile):
+            return accumulate(model, [run], steps, pass_tokens, packed=packed)
 
     @contextmanager
     def shown(self, run: Run) -> Iterator[None]:
@@ -83,8 +94,9 @@ class LiveHolder:
 class StackHolder:
     """Runs of one base model side by side; the live model is free between steps."""
 
-    def __init__(self, base: BaseModel, capacity: int) -> None:
-        self._base, self.capacity = base, capacity
+    def __init__(self, base: BaseModel, placement: TrainPlacement) -> None:
+        self._base, self._placement = base, placement
+        self.capacity = placement.stack_runs
         self._stack: Stack | None = None
         self._runs: Sequence[Run] = ()
 
@@ -92,6 +104,8 @@ class StackHolder:
         weights = prepare_live(self._base, spec)
         if self._stack is None:
             self._stack = Stack(self._base.model)
+            if self._placement.activation_checkpointing:
+                checkpoint_activations(self._stack.model)
         own = {name: nn.Parameter(p.detach().clone()) for name, p in weights.items()}
         self._base.reset()
         return own
@@ -106,7 +120,8 @@ class StackHolder:
         assert self._stack is not None, "a run has begun"
         self._stack.clear_gradients()
         stack, room = self._stack, pass_tokens // len(steps)
-        losses = accumulate(stack.model, self._runs, steps, room, packed=True, stack=stack)
+        with compiled(stack.model, self._placement.compile):
+            losses = accumulate(stack.model, self._runs, steps, room, packed=True, stack=stack)
         self._stack.share_gradients()
         return losses
 
@@ -135,6 +150,20 @@ def prepare_live(base: BaseModel, spec: TrajectorySpec) -> Weights:
             parameter.data = parameter.data.to(torch.bfloat16)
     base.model.train()
     return {name: p for name, p in base.model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def compiled(model: PreTrainedModel, is_wanted: bool) -> Iterator[None]:
+    """Let training passes inside run compiled code, for lengths of any size; scores never do."""
+    body = model.base_model
+    if not is_wanted:
+        yield
+        return
+    body.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        body._compiled_call_impl = None
 
 
 def accumulate(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -119,14 +119,26 @@ def train_together(
             )
             group.train(chain([first], waiting))
         finally:
+            if placement.activation_checkpointing:
+                base.model.activation_checkpointing_disable()
             base.reset()
 
 
 def _make_holder(base: BaseModel, job: TrainJob, placement: TrainPlacement) -> Holder:
     lora = job.trajectory.method.lora
     if placement.stack_runs > 1 and can_stack(base, lora):
-        return StackHolder(base, placement.stack_runs)
-    return LiveHolder(base, pack=placement.pack)
+        return StackHolder(base, placement)
+    return LiveHolder(base, placement)
+
+
+class _Taken(NamedTuple):
+    """What the gradients of one run's step say."""
+
+    step: Step
+    loss: float
+    norm: float
+    seconds: float
+    """This run's share of the time that they took."""
 
 
 @final
@@ -210,19 +222,30 @@ class _Group:
         norms = torch.stack([run.clip() for run in self.active])
         found = torch.stack([losses.double(), norms.double()]).tolist()
         share = (time.perf_counter() - started) / len(self.active)
+        taken = {
+            id(run): _Taken(step, loss, norm, share)
+            for run, step, loss, norm in zip(self.active, steps, *found, strict=True)
+        }
+        # Nobody looks at a run before all have moved: a look may take the gradients' memory.
+        moved = self._each(self.active, lambda run: self._move(run, taken[id(run)]))
+        going_on = self._each(moved, self._look_around)
+        if len(going_on) < len(self.active):
+            self._keep(going_on)
+
+    def _each(self, runs: list[Run], do: Callable[[Run], Record | None]) -> list[Run]:
+        """Do something with each run; returns those that it did not end, well or not."""
         going_on = []
-        for run, step, loss, norm in zip(self.active, steps, *found, strict=True):
+        for run in runs:
             end: Record | Exception | None
             try:
-                end = self._finish_step(run, step, loss=loss, norm=norm, share=share)
+                end = do(run)
             except Exception as error:  # noqa: BLE001 - the caller is told; the others go on
                 end = _named(error, run.job)
             if end is None:
                 going_on.append(run)
             else:
                 self._end(run, end)
-        if len(going_on) < len(self.active):
-            self._keep(going_on)
+        return going_on
 
     def _backward(self, steps: list[Step]) -> Tensor:
         """Compute gradients; where memory runs out, again in smaller passes, then with fewer
@@ -255,26 +278,26 @@ class _Group:
         del steps[self.capacity :]
         self._keep(self.active[: self.capacity])
 
-    def _finish_step(
-        self, run: Run, step: Step, *, loss: float, norm: float, share: float
-    ) -> Record | None:
-        """Move a run's weights and do what is due behind the step; returns its outcome at the
-        end."""
-        started, rate = time.perf_counter(), run.learning_rate()
+    def _move(self, run: Run, taken: _Taken) -> None:
+        """Take the optimizer's step."""
+        started, rate, step = time.perf_counter(), run.learning_rate(), taken.step
         metrics = StepMetrics(
             step=run.step + 1,
             epoch=step.epoch,
-            loss=loss,
-            grad_norm=norm,
+            loss=taken.loss,
+            grad_norm=taken.norm,
             learning_rate=rate,
             num_supervised_tokens=step.num_supervised,
             num_tokens=int(run.rows.lengths[step.indices].sum()),
         )
         run.metrics.append(metrics)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not (math.isfinite(taken.loss) and math.isfinite(taken.norm)):
             raise self._diverge(run, metrics)
         run.move(rate)
-        run.train_seconds += share + time.perf_counter() - started
+        run.train_seconds += taken.seconds + time.perf_counter() - started
+
+    def _look_around(self, run: Run) -> Record | None:
+        """Do what is due behind a step; returns the run's outcome at its end."""
         run.observers.on_step(run.step, run.all_steps)
         if run.observers.should_stop():
             run.save()
