@@ -1,6 +1,7 @@
-"""What a sample learns from does not depend on what it stands beside in a padded batch."""
+"""What a sample learns from does not depend on what it stands beside, end to end or padded."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,12 +9,17 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sft_atlas.data.batches import TrainingRows, collate
+from sft_atlas.data.batches import TrainingRows, collate, pack
 from sft_atlas.data.prepared import PreparedRows
-from sft_atlas.train.loop import supervised_logits
+from sft_atlas.model.head_loss import head_rule
+from sft_atlas.model.packed import packed_states
+from sft_atlas.model.training_pass import padded_logits
 from tiny import VOCAB_SIZE, build_model, build_prepared
 
+Layout = Literal["packed", "padded"]
 NUM_SAMPLES = 6
+
+every_layout = pytest.mark.parametrize("layout", ["packed", "padded"])
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gemma2"])
@@ -22,11 +28,20 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return build_model(request.param, **(extra if request.param == "gemma2" else {}))
 
 
-def sample_losses(model: PreTrainedModel, rows: PreparedRows, pad_id: int = 0) -> torch.Tensor:
+@torch.no_grad()
+def sample_losses(
+    model: PreTrainedModel, rows: PreparedRows, layout: Layout, pad_id: int = 0
+) -> torch.Tensor:
     """Summed cross-entropy of each sample of one batch, as training forms it."""
-    batch = collate(TrainingRows([rows]), range(len(rows)), pad_id=pad_id)
-    with torch.no_grad():
-        logits, targets, lines = supervised_logits(model, batch)
+    samples = TrainingRows([rows])
+    if layout == "padded":
+        batch = collate(samples, range(len(rows)), pad_id=pad_id)
+        logits, targets, lines = padded_logits(model, batch)
+    else:
+        packed = pack([(samples, range(len(rows)))])
+        head = model.get_output_embeddings()
+        logits = head_rule(model).logits(head(packed_states(model, packed)))
+        targets, lines = packed.targets, packed.samples.flatten()[packed.predictors]
     losses = functional.cross_entropy(logits, targets, reduction="none")
     return torch.zeros(len(rows)).index_add(0, lines, losses)
 
@@ -38,25 +53,36 @@ def perturbed(rows: PreparedRows, sample: int) -> PreparedRows:
     return replace(rows, tokens=tokens)
 
 
+@every_layout
 @pytest.mark.parametrize("sample", range(NUM_SAMPLES))
-def test_another_sample_moves_no_samples_loss_but_its_own(
-    model: PreTrainedModel, sample: int
+def test_another_sample_moves_no_bit_of_a_samples_loss(
+    model: PreTrainedModel, sample: int, layout: Layout
 ) -> None:
     rows = build_prepared(NUM_SAMPLES)
-    before = sample_losses(model, rows)
-    after = sample_losses(model, perturbed(rows, sample))
+    before = sample_losses(model, rows, layout)
+    after = sample_losses(model, perturbed(rows, sample), layout)
     others = torch.arange(NUM_SAMPLES) != sample
-    torch.testing.assert_close(after[others], before[others], rtol=1e-6, atol=1e-6)
+    assert torch.equal(after[others], before[others])
     assert abs(after[sample] - before[sample]) > 1e-2
+
+
+@every_layout
+def test_company_moves_a_samples_loss_by_rounding_only(
+    model: PreTrainedModel, layout: Layout
+) -> None:
+    rows = build_prepared(NUM_SAMPLES)
+    assert len(set(rows.lengths().tolist())) > 3, "samples of one length would not be padded"
+    losses = sample_losses(model, rows, layout)
+    alone = [sample_losses(model, _only(rows, i), layout) for i in range(NUM_SAMPLES)]
+    torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_padding_moves_no_loss(model: PreTrainedModel) -> None:
     rows = build_prepared(NUM_SAMPLES)
-    assert len(set(rows.lengths().tolist())) > 3, "samples of one length would not be padded"
-    losses = sample_losses(model, rows)
-    torch.testing.assert_close(sample_losses(model, rows, pad_id=9), losses, rtol=1e-6, atol=1e-6)
-    alone = [sample_losses(model, _only(rows, i)) for i in range(NUM_SAMPLES)]
-    torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    losses = sample_losses(model, rows, "padded")
+    assert torch.equal(sample_losses(model, rows, "padded", pad_id=9), losses)
+    packed = sample_losses(model, rows, "packed")
+    torch.testing.assert_close(packed, losses, rtol=1e-5, atol=1e-5)
 
 
 def _only(rows: PreparedRows, sample: int) -> PreparedRows:
