@@ -1,8 +1,10 @@
 """Steps see every sample once per epoch, and only answers reach the loss."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -14,6 +16,8 @@ from sft_atlas.data.batches import (
     epoch_order,
     iter_steps,
     num_steps,
+    pack,
+    split_passes,
 )
 from sft_atlas.data.prepared import PreparedRows, prepare
 from sft_atlas.store.store import open_store
@@ -138,3 +142,63 @@ def test_no_prompt_token_is_a_target_of_the_loss(prepare_part: PreparePart) -> N
         torch.arange(prompt_length - 1, len(ids) - 1), torch.tensor(ids[prompt_length:].tolist())
     ].sum()
     torch.testing.assert_close(summed_loss(model, rows, [3]), by_hand, rtol=1e-5, atol=0)
+
+
+def test_a_packed_line_holds_a_runs_samples_end_to_end(prepare_part: PreparePart) -> None:
+    first, second = TrainingRows([prepare_part(5)]), TrainingRows([prepare_part(3)])
+    members = [(first, [4, 0]), (second, []), (second, [1])]
+    batch = pack(members)
+    width = max(batch.num_tokens)
+    assert batch.input_ids.shape == (3, width)
+    assert batch.num_tokens[1] == batch.num_supervised[1] == 0
+    document, begin = 0, 0
+    for line, (rows, indices) in enumerate(members):
+        place, supervised = 0, []
+        for index in indices:
+            ids, prompt_length = rows.example(index)
+            own = slice(place, place + len(ids))
+            assert batch.input_ids[line, own].tolist() == ids.tolist()
+            assert batch.position_ids[line, own].tolist() == list(range(len(ids)))
+            assert set(batch.samples[line, own].tolist()) == {index}
+            assert batch.starts[document] == line * width + place
+            assert batch.lengths[document] == len(ids)
+            supervised += range(place + prompt_length, place + len(ids))
+            document, place = document + 1, place + len(ids)
+        assert batch.num_tokens[line] == place
+        for values, blank in ((batch.input_ids, 0), (batch.position_ids, 0), (batch.samples, -1)):
+            assert (values[line, place:] == blank).all()
+        own = slice(begin, begin + batch.num_supervised[line])
+        assert batch.predictors[own].tolist() == [line * width + t - 1 for t in supervised]
+        assert batch.targets[own].tolist() == batch.input_ids[line, supervised].tolist()
+        begin = own.stop
+    assert document == len(batch.starts) and begin == len(batch.targets)
+
+
+def test_padded_tokens_know_their_sample_and_their_place(prepare_part: PreparePart) -> None:
+    rows = TrainingRows([prepare_part(5)])
+    batch = collate(rows, [3, 1])
+    for line, index in enumerate([3, 1]):
+        length = int(rows.lengths[index])
+        assert set(batch.samples[line, :length].tolist()) == {index}
+        assert (batch.samples[line, length:] == -1).all()
+        assert batch.position_ids[line].tolist() == list(range(batch.input_ids.shape[1]))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("max_tokens", [1, 50, 64, 1000, 10**6])
+def test_passes_hold_every_sample_once_and_no_more_than_they_may(
+    max_tokens: int, packed: bool
+) -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, size=40)
+    indices = np.random.default_rng(1).permutation(40)[:30].tolist()
+    passes = split_passes(lengths, indices, max_tokens, packed=packed)
+    flat = [index for own in passes for index in own]
+    assert sorted(flat) == sorted(indices)
+    assert lengths[flat].tolist() == sorted(lengths[indices].tolist(), reverse=True)
+
+    def tokens(own: list[int]) -> int:
+        return int(lengths[own].sum() if packed else len(own) * lengths[own].max())
+
+    assert all(tokens(own) <= max_tokens or len(own) == 1 for own in passes)
+    for own, later in itertools.pairwise(passes):
+        assert tokens([*own, later[0]]) > max_tokens, "a pass ends where it is full"
