@@ -27,7 +27,7 @@ _LLAMA_3_1: Final[dict[str, Any]] = {
     "original_max_position_embeddings": 16,
 }
 _GPT2: Final[dict[str, Any]] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-_DROPOUTS: Final = (
+DROPOUTS: Final = (
     "resid_pdrop",
     "embd_pdrop",
     "attn_pdrop",
@@ -144,7 +144,7 @@ FAMILIES: Final = PAPER | BEYOND
 def build_family(name: str, *, seed: int = 0) -> PreTrainedModel:
     """Return a random model of a family in float32 whose vectors are random too."""
     family = FAMILIES[name]
-    no_dropout = dict.fromkeys(_DROPOUTS, 0.0)
+    no_dropout = dict.fromkeys(DROPOUTS, 0.0)
     model = build_model(family.model_type, seed=seed, **no_dropout, **family.settings)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from families import BEYOND, FAMILIES, PAPER, build_family, save_family
+from families import BEYOND, DROPOUTS, FAMILIES, PAPER, build_family, save_family
 from sft_atlas.catalog.cards import card_names, find_model
 from sft_atlas.data.batches import TrainingRows, iter_steps
 from sft_atlas.data.prepared import PreparedRows
@@ -139,13 +139,19 @@ def test_an_adapter_that_mambas_code_would_pass_by_is_refused() -> None:
         summed_losses(model, [(build_rows(1), [0])])
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize(
-    "name", [*IN_SHORT, *(slow(n) for n in [*PAPER, "olmo2", "gemma3"] if n not in IN_SHORT)]
+    ("name", "is_adapted"),
+    [
+        (name, is_adapted) if name in IN_SHORT else slow(name, is_adapted)
+        for name in FAMILIES
+        for is_adapted in (False, True)
+        if FAMILIES[name].adapts or not is_adapted
+    ],
 )
 def test_a_run_of_two_steps_is_a_plain_torch_loop_and_its_cell_loads(
-    name: str, lora: LoraSpec | None, tmp_path: Path
+    name: str, is_adapted: bool, tmp_path: Path
 ) -> None:
+    lora = lora_of(name) if is_adapted else None
     rows = build_rows(12)
     spec = save_family(tmp_path / "base", name)
     # A larger epsilon than usual: with Adam's own, rounding decides about the smallest gradients.
@@ -276,6 +282,20 @@ def test_runs_in_one_model_have_the_losses_and_gradients_of_each_alone(
                 k: parameter.grad for k, parameter in run.items() if parameter.grad is not None
             }
             assert_gradients_agree(found, gradients(model), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "dropout"),
+    [("seed_oss", "residual_dropout"), ("seed_oss", "attention_dropout"), ("gpt2", "embd_pdrop")],
+)
+def test_a_model_with_dropout_of_its_own_trains_alone(model_type: str, dropout: str) -> None:
+    settings = dict.fromkeys(DROPOUTS, 0.0) | FAMILIES[model_type].settings
+    assert can_stack(base_of(build_model(model_type, **settings)), None)
+    base = base_of(build_model(model_type, **settings | {dropout: 0.1}))
+    state = torch.get_rng_state()
+    assert not can_stack(base, None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not base.model.training
 
 
 def base_of(model: PreTrainedModel) -> BaseModel:
