@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinators import digests
+from sft_atlas.execute.assignment import ASSIGNMENT, Assignment
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.session import Worker
 from sft_atlas.execute.tasks import select_tasks
@@ -15,7 +16,7 @@ from sft_atlas.execute.worker import serve
 from sft_atlas.store.inventory import read_inventory
 from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.study.job import JOB, Job
+from sft_atlas.study.job import Job
 from sft_atlas.study.loader import load_study
 from sft_atlas.study.plan import make_plan
 
@@ -73,12 +74,24 @@ def do_missing(study: Path, store: Store, *only: str) -> Events:
 
 
 def do_jobs(jobs: Sequence[Job], store: Store) -> Events:
-    placement = Placement(device="cpu", num_workers=1)
-    events = io.StringIO()
-    lines = "".join(JOB.dump_json(job).decode() + "\n" for job in jobs)
-    serve(Worker(store=store, placement=placement, events=events), io.StringIO(lines))
+    return do_assignments([Assignment(jobs=(job,)) for job in jobs], store)
+
+
+def do_assignments(
+    assignments: Sequence[Assignment], store: Store, worker: Worker | None = None
+) -> Events:
+    """Return how each job ended, in the order in which that was said."""
+    worker = worker or new_worker(store)
+    events = worker.events = io.StringIO()
+    lines = "".join(ASSIGNMENT.dump_json(one).decode() + "\n" for one in assignments)
+    serve(worker, io.StringIO(lines))
     said = [json.loads(line) for line in events.getvalue().splitlines()]
-    return [event for event in said if event["kind"] in ("done", "failed")]
+    return [event for event in said if event["kind"] in ("done", "failed", "held")]
+
+
+def new_worker(store: Store) -> Worker:
+    placement = Placement(device="cpu", num_workers=1, memory_bytes=1 << 30)
+    return Worker(store=store, placement=placement, events=io.StringIO())
 
 
 def status_of(study: Path, store: Store) -> Status:
@@ -110,7 +123,7 @@ def test_texts_that_cannot_be_read_cost_neither_training_nor_scores(
     assert "forgetting" not in made
     messages = [failure.message for failure in status_of(study, store).failures]
     problem = "texts ours: is a text set of one item; expected at least 2"
-    assert all(problem in message for message in messages)
+    assert all(problem in message for message in messages), messages
     compared = "forgetting of mini-llama: its base model, which cells are compared with, could not"
     assert sum(compared in message for message in messages) == 2
     assert not [task for task in do_missing(study, store) if task["kind"] == "done"]

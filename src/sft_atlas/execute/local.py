@@ -314,7 +314,9 @@ def worker_environment(placement: Placement, number: int) -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     }
     if placement.device == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = str(number)
+        first = number * placement.devices_per_run
+        own = range(first, first + placement.devices_per_run)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
     return environment
 
 

@@ -1,5 +1,6 @@
 """Say where and how fast jobs run; nothing here is ever hashed or changes what is learned."""
 
+import contextlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +30,8 @@ class Placement:
     """Most runs that train together in one model. None: as many as pay by the cost of their steps,
     and fit into memory."""
     memory_bytes: int | None = None
-    """Memory of each process that its training may fill. None: a share of what is free."""
+    """Memory of each process that its training may fill, base model included. None: most of what
+    the device has free."""
     devices_per_run: int = 1
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
@@ -69,16 +71,25 @@ class TrainingWishes:
     """Compile models before they are trained."""
 
 
+_FREE_FRACTION: Final = 0.8
+"""Part of free memory that training may fill; the rest is for scores, measures and libraries."""
+
 NO_WISHES: Final = TrainingWishes()
 
 
 def place_workers(num_workers: int | None, wishes: TrainingWishes) -> Placement:
     """Return the placement of a run on this machine."""
     found = detect_placement(num_workers, devices_per_run=wishes.devices_per_run)
+    memory_bytes = None
+    if wishes.memory_gib is not None:
+        memory_bytes = int(wishes.memory_gib * 2**30)
+    elif found.device == "cpu":
+        # Now, while no worker has taken any.
+        memory_bytes = share_of_memory(found.num_workers)
     return replace(
         found,
         stack_runs=wishes.stack,
-        memory_bytes=None if wishes.memory_gib is None else int(wishes.memory_gib * 2**30),
+        memory_bytes=memory_bytes,
         devices_per_run=wishes.devices_per_run,
         activation_checkpointing=wishes.activation_checkpointing,
         compile=wishes.compile,
@@ -103,3 +114,19 @@ def detect_placement(num_workers: int | None = None, *, devices_per_run: int = 1
     if num_gpus:
         return Placement(device="cuda", num_workers=min(num_workers or num_places, num_places))
     return Placement(device="cpu", num_workers=num_workers or num_places)
+
+
+def share_of_memory(num_workers: int) -> int:
+    """Return what training may fill in each of some processes of this machine or container."""
+    found = [_available_in(Path("/proc/meminfo"))]
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit: `max`
+        limit = int((group / "memory.max").read_text())
+        found.append(max(0, limit - int((group / "memory.current").read_text())))
+    return int(min(found) * _FREE_FRACTION / num_workers)
+
+
+def _available_in(path: Path) -> int:
+    lines = path.read_text().splitlines()
+    (kibibytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kibibytes) << 10

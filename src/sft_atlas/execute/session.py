@@ -7,7 +7,7 @@ Beside `modelless` and `measuring` this is the only module that knows the stages
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO, assert_never, final
 
@@ -31,10 +31,11 @@ from sft_atlas.execute.measuring import (
     refuse_without_base,
 )
 from sft_atlas.execute.modelless import compare_updates, describe, grade, look_for_overlap
-from sft_atlas.execute.placement import Placement
+from sft_atlas.execute.placement import Placement, share_of_memory
 from sft_atlas.measure.dataset import measure_dataset
 from sft_atlas.measure.embed import Embed
 from sft_atlas.model.load import BaseModel, load_base, load_cell
+from sft_atlas.model.memory import TrainingMemory, free_bytes, runs_that_fit, training_memory
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
@@ -52,6 +53,7 @@ from sft_atlas.study.job import (
 )
 from sft_atlas.study.measure import CellMeasure
 from sft_atlas.study.spec import BenchmarkSpec, CellSpec, DatasetSpec, ModelSpec
+from sft_atlas.study.stacking import stack_key
 from sft_atlas.train.loop import Entrant, train_together
 from sft_atlas.train.placement import Observers, StopRequested, TrainPlacement
 
@@ -75,6 +77,8 @@ class Worker:
     tokenizers: dict[str, PreTrainedTokenizerBase] = field(default_factory=dict)
     rows: dict[str, PreparedRows] = field(default_factory=dict)
     """Mapped samples by prepare job."""
+    memories: dict[str, TrainingMemory] = field(default_factory=dict)
+    """What the base model in memory needs to be trained, by kind of run."""
     last_progress: dict[str, float] = field(default_factory=dict)
     """When each job's progress was told."""
 
@@ -90,6 +94,7 @@ class Worker:
         """Return the base model, from memory if it is the one of the last job."""
         if self.base is None or self.base.spec.fingerprint != spec.fingerprint:
             self.base = self.hidden_embed = None
+            self.memories.clear()
             self.base = load_base(spec, device=self.placement.device)
             self.base_probe = probe_model(self.base.model)
         return self.base
@@ -203,8 +208,7 @@ def open_entrant(worker: Worker, job: TrainJob) -> Entrant:
 
 def train_group(
     worker: Worker,
-    jobs: Sequence[TrainJob],
-    entrants: Iterable[Entrant],
+    entrants: Sequence[Entrant],
     assignment: Assignment,
     on_end: Callable[[TrainJob, Exception | None], None],
 ) -> list[TrainJob]:
@@ -215,11 +219,11 @@ def train_group(
 
     Args:
         worker: what is in memory.
-        jobs: all runs; what they measure is measured of the base model first.
-        entrants: those of them that can be trained, opened one by one as places get free.
+        entrants: at least one; what they measure is measured of the base model first.
         assignment: how many train at the same time, in passes of how many tokens.
         on_end: is told what went wrong, or None.
     """
+    jobs = [entrant.job for entrant in entrants]
     base = worker.load_base(jobs[0].trajectory.model)
     measures = {m.fingerprint: m for job in jobs for m in (*job.measures, *job.last_measures)}
     _measure_base(worker, tuple(measures.values()))
@@ -237,18 +241,37 @@ def train_group(
         entrants,
         store=worker.store,
         base=base,
-        placement=_train_placement(worker, assignment),
+        placement=_train_placement(worker, entrants, assignment),
         on_end=end,
     )
     return lacking
 
 
-def _train_placement(worker: Worker, assignment: Assignment) -> TrainPlacement:
-    placement = worker.placement
+def _train_placement(
+    worker: Worker, entrants: Sequence[Entrant], assignment: Assignment
+) -> TrainPlacement:
+    """Return how runs train: as many at a time and in such passes as memory will hold."""
+    assert worker.base is not None, "the base model is loaded"
+    placement, run = worker.placement, entrants[0].job.trajectory
+    key = stack_key(run) or run.fingerprint
+    if key not in worker.memories:
+        worker.memories[key] = training_memory(
+            worker.base, run.method.lora, master_precision=run.master_precision
+        )
+    budget = placement.memory_bytes
+    if budget is None and placement.device == "cuda":
+        budget = free_bytes(worker.base.model)
+    fit = runs_that_fit(
+        worker.memories[key],
+        budget or share_of_memory(placement.num_workers),
+        most=min(assignment.stack_runs, len(entrants)),
+        pass_tokens=assignment.micro_batch_tokens or placement.pass_tokens,
+        longest=max(int(entrant.rows.lengths.max()) for entrant in entrants),
+    )
     return TrainPlacement(
-        micro_batch_tokens=assignment.micro_batch_tokens or placement.pass_tokens,
+        micro_batch_tokens=fit.pass_tokens,
         checkpoint_seconds=placement.checkpoint_seconds,
-        stack_runs=assignment.stack_runs,
+        stack_runs=fit.num_runs,
         activation_checkpointing=placement.activation_checkpointing,
         compile=placement.compile,
     )

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Final, TextIO
@@ -35,7 +35,6 @@ from sft_atlas.store.states import job_names
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.job import EvaluateJob, Job, TrainJob
 from sft_atlas.study.spec import CellSpec
-from sft_atlas.train.loop import Entrant
 from sft_atlas.train.memory import is_out_of_memory
 from sft_atlas.train.placement import StopRequested
 
@@ -115,17 +114,16 @@ def _train(
         del left[job.fingerprint]
         end(job, _done(worker, job) if error is None else _failed(worker, job, error))
 
-    def entrants() -> Iterator[Entrant]:
-        for job in jobs:
-            try:
-                entrant = open_entrant(worker, job)
-            except Exception as error:  # noqa: BLE001 - data that cannot be prepared is its own run's
-                on_end(job, error)
-                continue
-            yield entrant
-
+    entrants = []
+    for job in jobs:
+        try:
+            entrants.append(open_entrant(worker, job))
+        except Exception as error:  # noqa: BLE001 - data that cannot be prepared is its own run's
+            on_end(job, error)
+    if not entrants:
+        return
     try:
-        lacking = train_group(worker, jobs, entrants(), assignment, on_end)
+        lacking = train_group(worker, entrants, assignment, on_end)
     except Exception as error:  # noqa: BLE001 - what all of them need is broken: none can go on
         for job in tuple(left.values()):
             on_end(job, error)
