@@ -24,10 +24,10 @@ from sft_atlas.execute.placement import NO_WISHES, Placement, TrainingWishes, pl
 from sft_atlas.execute.schedule import Task
 from sft_atlas.execute.tasks import select_tasks, with_companions
 from sft_atlas.judge.endpoint import Endpoint, check_endpoint, read_key
-from sft_atlas.store.inventory import read_inventory, set_damaged_aside
+from sft_atlas.store.inventory import set_damaged_aside
+from sft_atlas.store.known import plan_for_store
 from sft_atlas.store.store import Store
 from sft_atlas.store.tables import cells_table, grid_of, scores_table
-from sft_atlas.study.plan import make_plan
 from sft_atlas.study.spec import BenchmarkDefinition
 from sft_atlas.study.study import Study
 from sft_atlas.study.subset import Subset, describe_subset
@@ -126,7 +126,7 @@ def _run_round(study: Study, store: Store, options: RunOptions) -> RunResult:
     placement = replace(place_workers(options.workers, options.training), judge=_judge_of(study))
     store.sweep()
     set_aside = set_damaged_aside(store)
-    planned = make_plan(study, read_inventory(store))
+    planned = plan_for_store(study, store)
     refuse_full_disk(planned, store)
     selection = select_tasks(planned, store, options.only)
     tasks = with_companions(selection.tasks, planned.cost_model(), placement)
