@@ -3,22 +3,28 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinators import digests
+from sft_atlas.execute import session
 from sft_atlas.execute.assignment import ASSIGNMENT, Assignment
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.session import Worker
 from sft_atlas.execute.tasks import select_tasks
 from sft_atlas.execute.worker import serve
+from sft_atlas.model.memory import training_memory
 from sft_atlas.store.inventory import read_inventory
+from sft_atlas.store.outcomes import outcome_folder
+from sft_atlas.store.records import Record
 from sft_atlas.store.status import Status, read_status
 from sft_atlas.store.store import Store, open_store
-from sft_atlas.study.job import Job
+from sft_atlas.study.job import Job, TrainJob
 from sft_atlas.study.loader import load_study
 from sft_atlas.study.plan import make_plan
+from sft_atlas.study.spec import Source
 
 STUDY = """
 study: one
@@ -187,3 +193,133 @@ def test_what_was_found_damaged_is_made_anew_by_the_next_run(tmp_path: Path, sto
     assert len(list(store.layout.quarantine.iterdir())) == 1
     assert {event["kind"] for event in do_missing(study, store)} == {"done"}
     assert not status_of(study, store).failures
+
+
+SEEDS = """
+study: many
+models: [mini-llama]
+datasets: [mini-math]
+benchmarks: [{name: mini-math, limit: 2}]
+max_tokens: 48
+precision: float32
+methods: {METHOD}
+blocks: {single: {data: each, samples: 8, schedule: constant, epochs: 1}}
+seeds: [0, 1, 2]
+measures:
+  {dataset: false, description: false, overlap: false, similarity: [], drift: false,
+   likelihoods: false, forgetting: false, representations: false}
+"""
+
+
+def runs_of(folder: Path, method: str = "lora", name: str = "many") -> list[TrainJob]:
+    """Return three runs that differ in their seed alone."""
+    path = folder / f"{name}.yaml"
+    path.write_text(SEEDS.replace("METHOD", METHODS[method]))
+    jobs = [planned.job for planned in make_plan(load_study(path)).jobs]
+    return [job for job in jobs if isinstance(job, TrainJob)]
+
+
+def outcome_of(store: Store, job: TrainJob) -> Record:
+    return store.read(outcome_folder(store, job.trajectory.fingerprint, last_epoch=1))
+
+
+def by_job(events: Events) -> dict[str, str]:
+    return {event["job"]: event["kind"] for event in events}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_of_a_group_train_in_one_model_and_are_all_scored(
+    tmp_path: Path, store: Store, method: str
+) -> None:
+    jobs = runs_of(tmp_path, method)
+    events = do_assignments([Assignment(jobs=tuple(jobs), stack_runs=3)], store)
+    assert by_job(events) == {job.fingerprint: "done" for job in jobs}
+    assert [outcome_of(store, job).provenance["stack_runs"] for job in jobs] == [3, 3, 3]
+    made = published(store)
+    assert (made["cell"], made["scores"]) == (3, 3)
+
+
+def test_a_worker_reads_a_base_model_and_prepares_a_dataset_once(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(session, name)
+        monkeypatch.setattr(
+            session, name, lambda *args, **kwargs: (calls.append(name), real(*args, **kwargs))[1]
+        )
+
+    for name in ("load_base", "prepare", "load_tokenizer"):
+        counted(name)
+    worker = new_worker(store)
+    jobs, others = runs_of(tmp_path), runs_of(tmp_path, "full", "other")
+    for group in (jobs, others):
+        do_assignments([Assignment(jobs=tuple(group), stack_runs=2)], store, worker)
+    assert sorted(calls) == ["load_base", "load_tokenizer", "prepare"]
+    assert published(store)["cell"] == 6
+
+
+def test_a_run_that_fails_costs_its_group_nothing(tmp_path: Path, store: Store) -> None:
+    first, second, third = runs_of(tmp_path, "full")
+    # Its second step is not finite.
+    method = replace(second.trajectory.method, learning_rate=1e30, batch_samples=4)
+    wild = replace(second, trajectory=replace(second.trajectory, method=method))
+    events = do_assignments([Assignment(jobs=(first, wild, third), stack_runs=3)], store)
+    ends = by_job(events)
+    assert ends == {
+        first.fingerprint: "done",
+        wild.fingerprint: "failed",
+        third.fingerprint: "done",
+    }
+    failure = store.find(store.layout.failure(wild.fingerprint))
+    assert failure is not None
+    assert failure.result["kind"] == "diverged"
+    assert published(store)["scores"] == 2
+
+
+def test_data_that_cannot_be_prepared_costs_its_own_run_alone(tmp_path: Path, store: Store) -> None:
+    first, second, third = runs_of(tmp_path)
+    (part,) = second.trajectory.data.parts
+    gone = replace(part.dataset, source=Source(path=tmp_path / "gone.jsonl"))
+    data = replace(second.trajectory.data, parts=(replace(part, dataset=gone),))
+    broken = replace(second, trajectory=replace(second.trajectory, data=data))
+    events = do_assignments([Assignment(jobs=(first, broken, third), stack_runs=3)], store)
+    assert events[0]["job"] == broken.fingerprint
+    assert "gone.jsonl: is not a file" in events[0]["text"]
+    assert list(by_job(events).values()) == ["failed", "done", "done"]
+
+
+def test_a_job_that_another_process_holds_is_left_out_of_the_group(
+    tmp_path: Path, store: Store
+) -> None:
+    jobs = runs_of(tmp_path)
+    with store.lease(jobs[1].fingerprint) as mine:
+        assert mine
+        events = do_assignments([Assignment(jobs=tuple(jobs), stack_runs=3)], store)
+    assert by_job(events) == dict(
+        zip([job.fingerprint for job in jobs], ["done", "held", "done"], strict=True)
+    )
+    assert not store.holders()
+
+
+def test_a_group_takes_no_more_memory_than_it_may(tmp_path: Path, store: Store) -> None:
+    jobs = runs_of(tmp_path, "full")
+    worker = new_worker(store)
+    base = worker.load_base(jobs[0].trajectory.model)
+    memory = training_memory(base, None)
+    # Room for two runs in passes of 2,048 tokens, and not for three.
+    budget = memory.peak(2, pass_tokens=2048, longest=48)
+    assert budget < memory.peak(3, pass_tokens=2048, longest=48)
+    worker.placement = replace(worker.placement, memory_bytes=budget)
+    do_assignments([Assignment(jobs=tuple(jobs), stack_runs=3)], store, worker)
+    assert {outcome_of(store, job).provenance["stack_runs"] for job in jobs} == {2}
+
+
+def test_runs_that_were_asked_to_stop_are_held_not_failed(tmp_path: Path, store: Store) -> None:
+    jobs = runs_of(tmp_path)
+    worker = new_worker(store)
+    worker.should_stop = True
+    events = do_assignments([Assignment(jobs=tuple(jobs), stack_runs=3)], store, worker)
+    assert list(by_job(events).values()) == ["held"] * 3
+    assert not list(store.layout.failures.glob("*"))
