@@ -42,6 +42,12 @@ every_adapted_family = pytest.mark.parametrize("name", [n for n in FAMILIES if F
 
 IN_SHORT = ["llama", "llama-tied", "olmo", "gemma2", "bloom"]
 
+LIKE_OTHERS = [
+    *("olmo2-tied", "olmo3", "llama-bias", "phi3", "smollm3"),
+    *("seed_oss", "granite", "glm4", "starcoder2"),
+]
+"""Made of layers that families before them have, as far as several runs in one model go."""
+
 
 def slow(*values: object) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
@@ -243,7 +249,8 @@ def build_short_rows() -> TrainingRows:
 @pytest.mark.parametrize(
     ("name", "lora"),
     [
-        *((name, None) for name in FAMILIES),
+        *((name, None) for name in FAMILIES if name not in LIKE_OTHERS),
+        *(slow(name, None) for name in LIKE_OTHERS),
         *((name, LORA) for name in PAPER),
         *(slow(name, LORA) for name in BEYOND if FAMILIES[name].adapts),
     ],
