@@ -1,11 +1,18 @@
 """Which jobs a run takes: what is missing, less what failed before, or what the user names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sft_atlas.errors import StudyError
-from sft_atlas.execute.tasks import Selection, select_tasks
+from sft_atlas.execute.placement import (
+    Placement,
+    TrainingWishes,
+    place_workers,
+    share_of_memory,
+)
+from sft_atlas.execute.tasks import Selection, select_tasks, with_companions
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.job import PrepareJob
 from sft_atlas.study.loader import load_study
@@ -157,3 +164,34 @@ def test_only_grade_takes_what_is_answered_and_trains_nothing(judged: Path, stor
     cell = make_plan(study).cells[0].cell
     inventory = Inventory(answers=frozenset([(cell.fingerprint, talk.fingerprint)]))
     assert kinds(select_tasks(make_plan(study, inventory), store, ["grade"])) == {"grade": 1}
+
+
+def test_small_runs_go_together_and_a_user_may_say_how_many(plan: Plan, store: Store) -> None:
+    tasks = select_tasks(plan, store).tasks
+    here = Placement(device="cpu", num_workers=1)
+    trained = [task for task in with_companions(tasks, plan, here) if task.job.kind == "train"]
+    keys = {task.stack_key for task in trained}
+    # Two models, each trained in full and by LoRA; 8 samples of a tiny model are a short step.
+    assert len(keys) == 4
+    assert None not in keys
+    assert all(task.width > 1 for task in trained)
+    for number in (3, 1):
+        asked = with_companions(tasks, plan, replace(here, stack_runs=number))
+        widths = {task.width for task in asked if task.job.kind == "train"}
+        assert widths == {number}
+    alone = with_companions(tasks, plan, replace(here, devices_per_run=2))
+    assert {task.stack_key for task in alone} == {None}
+    assert [task.job for task in with_companions(tasks, plan, here)] == [t.job for t in tasks]
+
+
+def test_a_placement_takes_what_a_user_wishes() -> None:
+    wishes = TrainingWishes(stack=4, memory_gib=2.0, activation_checkpointing=True, compile=True)
+    found = place_workers(2, wishes)
+    assert (found.num_workers, found.stack_runs, found.memory_bytes) == (2, 4, 2 << 30)
+    assert found.activation_checkpointing
+    assert found.compile
+    assert Placement.from_json(found.to_json()) == found
+    free = share_of_memory(1)
+    assert 0 < share_of_memory(4) <= free / 3
+    with pytest.raises(StudyError, match=r"--devices-per-run 10000: this machine has \d+ "):
+        place_workers(None, TrainingWishes(devices_per_run=10000))

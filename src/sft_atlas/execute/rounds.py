@@ -129,7 +129,7 @@ def _run_round(study: Study, store: Store, options: RunOptions) -> RunResult:
     planned = plan_for_store(study, store)
     refuse_full_disk(planned, store)
     selection = select_tasks(planned, store, options.only)
-    tasks = with_companions(selection.tasks, planned.cost_model(), placement)
+    tasks = with_companions(selection.tasks, planned, placement)
     outcome = _run_selection(tasks, store, placement, options.view)
     if outcome.num_done:
         _read_scores(study, store)  # brings the index of scores up to date

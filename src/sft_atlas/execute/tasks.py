@@ -79,12 +79,11 @@ def select_tasks(plan: Plan, store: Store, only: Sequence[str] = ()) -> Selectio
     )
 
 
-def with_companions(
-    tasks: Sequence[Task], costs: CostModel, placement: Placement
-) -> tuple[Task, ...]:
+def with_companions(tasks: Sequence[Task], plan: Plan, placement: Placement) -> tuple[Task, ...]:
     """Say of each training run what it may train with, and how many pay at a time."""
     if placement.stack_runs == 1 or placement.devices_per_run > 1:
         return tuple(tasks)
+    costs = _costs_here(plan, placement)
     found = []
     for task in tasks:
         if isinstance(task.job, TrainJob):
@@ -95,6 +94,14 @@ def with_companions(
             task = replace(task, stack_key=key, width=width, step_tokens=step.tokens)
         found.append(task)
     return tuple(found)
+
+
+def _costs_here(plan: Plan, placement: Placement) -> CostModel:
+    """Return the plan's cost model, or one of the kind of device that is really here."""
+    costs = plan.cost_model()
+    if (costs.device.kind == "gpu") == (placement.device == "cuda"):
+        return costs
+    return CostModel(plan.study, "h100" if placement.device == "cuda" else "cpu-core", plan.known)
 
 
 def _failed(plan: Plan, store: Store) -> set[str]:
