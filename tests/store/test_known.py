@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+import sft_atlas
+from sft_atlas import machine
 from sft_atlas.api import doctor
 from sft_atlas.catalog.devices import Device, find_device
+from sft_atlas.cli import app
 from sft_atlas.cli.pages import status_json, status_page
 from sft_atlas.errors import DamagedError, StudyError
+from sft_atlas.execute import examination
+from sft_atlas.execute.profiling import Candidate
 from sft_atlas.identity import payload
 from sft_atlas.machine import Processor, this_processor
 from sft_atlas.store.known import plan_for_store
@@ -238,6 +244,28 @@ def test_doctor_shows_what_was_measured(store: Store) -> None:
     record_profile(store, this_processor(), replace(measured, load=1.5), started=2e9)
     busy = profile_checks(store, this_processor())[0]
     assert (busy.status, busy.fix) == ("limited", "measure again when nothing else runs")
+
+
+def test_doctor_measures_for_the_plans_of_its_store(
+    tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measure(_processor: object, _placement: object, wanted: list[Candidate]) -> Profile:
+        asked.extend(f"{candidate.name} {candidate.work}" for candidate in wanted)
+        return profile(num_processes=2)
+
+    monkeypatch.setattr(examination, "measure_profile", measure)
+    monkeypatch.setattr(machine, "examine", lambda _folder: [])  # asks torch in a process
+    words = ["doctor", str(study.path), "--measure", "--store", str(tmp_path / "new"), "--json"]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "speed" in {check["name"] for check in json.loads(shown.stdout)}
+    works = ("full", "lora", "score")
+    assert asked == [f"{model} {work}" for model in ("mini-llama", "mini-seed") for work in works]
+    measured = sft_atlas.plan(study.path, store=tmp_path / "new")
+    assert measured.device == f"{this_processor().name} (measured)"
+    assert sft_atlas.plan(study.path).device == "cpu-core"
 
 
 def test_doctor_reads_a_study_only_to_measure(tmp_path: Path) -> None:

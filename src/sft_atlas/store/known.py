@@ -20,12 +20,15 @@ from sft_atlas.study.study import Study
 from sft_atlas.study.training_cost import TimedRun
 
 
-def plan_for_store(study: Study, store: Store, *, device: str | None = None) -> Plan:
+def plan_for_store(
+    study: Study, store: Store, *, device: str | None = None, draft: Draft | None = None
+) -> Plan:
     """Plan a study against a store, and cost it with all that the store knows.
 
-    Where a device is named, the cost is that of its card, whatever was measured here.
+    Where a device is named, the cost is that of its card, whatever was measured here. `draft` is
+    the study's, where the caller has it.
     """
-    inventory, draft = read_inventory(store), Draft.of(study)
+    inventory, draft = read_inventory(store), draft or Draft.of(study)
     if device is not None:
         return make_plan(study, inventory, device=device, draft=draft)
     known = read_known(study, draft, inventory, store)

@@ -114,7 +114,7 @@ def read_status(plan: Plan, store: Store) -> Status:
         blocks=tuple(_block_status(name, found) for name, found in by_block.items()),
         failures=(*failures, *_failed_measures(plan, store)),
         running=tuple(store.holders().values()),
-        progress=read_progress(plan_for_store(plan.study, store)),
+        progress=read_progress(plan_for_store(plan.study, store, draft=plan.draft)),
     )
 
 
