@@ -54,6 +54,9 @@ KNOW_STAGES = {
     "execute/timing.py",
 }
 
+# One records what ended a job, the other tells each of the runs that train together.
+CATCH_EVERYTHING = {"execute/worker.py", "train/loop.py"}
+
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 80
@@ -133,13 +136,13 @@ def test_modules_are_named_after_a_thing_and_say_their_question(path: Path) -> N
     assert ast.get_docstring(ast.parse(path.read_text())), "a module docstring is missing"
 
 
-def test_only_the_worker_catches_everything() -> None:
+def test_only_the_worker_and_the_training_loop_catch_everything() -> None:
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.ExceptHandler):
                 continue
             broad = node.type is None or ast.unparse(node.type) == "Exception"
-            assert not broad or module_name(path) == "execute/worker.py", (
+            assert not broad or module_name(path) in CATCH_EVERYTHING, (
                 f"{module_name(path)}:{node.lineno} swallows every error"
             )
 

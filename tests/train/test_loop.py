@@ -1,6 +1,7 @@
 """Training equals a plain torch loop, and no circumstance of a run changes what it learns."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,34 @@ def test_rounding_a_kept_epoch_does_not_touch_the_masters(
     last = build_job(spec, precision="bfloat16", keep_epochs=(3,))
     of_every = cell_digests(run(tmp_path / "every", every, base)[0], every)
     assert of_every[3] == cell_digests(run(tmp_path / "last", last, base)[0], last)[3]
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_pure_bfloat16_learns_and_shows_what_it_stores(
+    tmp_path: Path, base: BaseModel, spec: ModelSpec, lora: LoraSpec | None
+) -> None:
+    job = build_job(spec, keep_epochs=(1, 3), lora=lora, precision="bfloat16")
+    run_of = replace(job.trajectory, master_precision="bfloat16")
+    job = replace(job, trajectory=run_of)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    shown: list[torch.Tensor] = []
+    live: set[torch.dtype] = set()
+
+    def look(_cell: CellSpec, model: PreTrainedModel) -> None:
+        shown.append(model(ids).logits.detach())
+
+    def look_in(_done: int, _all: int) -> None:
+        live.update(p.dtype for p in base.model.parameters())
+
+    observers = Observers(on_epoch=look, on_step=look_in)
+    store, record = run(tmp_path, job, base, observers=observers)
+    assert live == {torch.bfloat16}
+    assert record.result["last_loss"] < record.result["first_loss"]
+    for cell, logits in zip(job.cells, shown, strict=True):
+        with torch.no_grad():
+            assert torch.equal(load_cell(base, cell, store=store)(ids).logits, logits)
+    base.reset()
+    assert {p.dtype for p in base.model.parameters()} == {torch.float32}
 
 
 def test_a_stored_model_loads_in_transformers_in_its_precision(

@@ -17,7 +17,7 @@ from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store, open_store
 from sft_atlas.study.job import TrainJob
-from sft_atlas.study.spec import CellSpec, LoraSpec, ModelSpec
+from sft_atlas.study.spec import CellSpec, LoraSpec
 from sft_atlas.study.stacking import stack_key
 from sft_atlas.train.loop import Entrant, Observers, TrainPlacement, train, train_together
 from sft_atlas.train.metrics import METRICS_NAME, StepMetrics, read_metrics

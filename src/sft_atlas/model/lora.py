@@ -195,6 +195,11 @@ def read_factors(folder: Path) -> dict[str, LoraFactors]:
     return factors
 
 
+def plain_name(name: str) -> str:
+    """Return the name that a weight of the live model has when it carries no adapter."""
+    return name.replace(".base.", ".")
+
+
 def _target_names(model: PreTrainedModel, lora: LoraSpec) -> list[str]:
     head = model.get_output_embeddings()
     linear = {

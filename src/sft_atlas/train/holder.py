@@ -29,6 +29,7 @@ from sft_atlas.model.training_pass import (
 from sft_atlas.study.spec import TrajectorySpec
 from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.run import Run, Step
+from sft_atlas.train.state import LocalState, State, clear_gradients
 
 _SEED_STRIDE: Final = 1_000_003
 """Keeps the random streams of two seeds apart for a million steps."""
@@ -41,8 +42,8 @@ class Holder(Protocol):
     def capacity(self) -> int:
         """Runs that can be held together."""
 
-    def begin(self, spec: TrajectorySpec) -> Weights:
-        """Return the weights that a new run trains, as its seed makes them."""
+    def begin(self, spec: TrajectorySpec) -> State:
+        """Return the state of a new run, its weights as its seed makes them."""
 
     def hold(self, runs: Sequence[Run]) -> None:
         """Hold these runs, in this order, in place of those held before."""
@@ -53,6 +54,9 @@ class Holder(Protocol):
 
     def shown(self, run: Run) -> AbstractContextManager[None]:
         """Lend the live model with one run's weights, its adapter in place, and let it go on."""
+
+    def close(self) -> None:
+        """Let go of all that is held beside the live model."""
 
 
 @final
@@ -65,11 +69,11 @@ class LiveHolder:
         self._base, self._placement = base, placement
         self._run: Run | None = None
 
-    def begin(self, spec: TrajectorySpec) -> Weights:
+    def begin(self, spec: TrajectorySpec) -> State:
         weights = prepare_live(self._base, spec)
         if self._placement.activation_checkpointing:
             checkpoint_activations(self._base.model)
-        return weights
+        return LocalState(spec.method, weights)
 
     def hold(self, runs: Sequence[Run]) -> None:
         self._run = runs[0] if runs else None
@@ -77,7 +81,7 @@ class LiveHolder:
     def backward(self, steps: Sequence[Step], pass_tokens: int) -> Tensor:
         assert self._run is not None, "a run is held"
         run, model = self._run, self._base.model
-        run.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(run.state.parameters)
         # For models with dropout of their own.
         torch.manual_seed(run.spec.seed * _SEED_STRIDE + run.step)
         packed = self._placement.pack and can_pack(model)
@@ -86,8 +90,11 @@ class LiveHolder:
 
     @contextmanager
     def shown(self, run: Run) -> Iterator[None]:
-        run.optimizer.zero_grad(set_to_none=True)
+        clear_gradients(run.state.parameters)
         yield
+
+    def close(self) -> None:
+        self._run = None
 
 
 @final
@@ -100,7 +107,7 @@ class StackHolder:
         self._stack: Stack | None = None
         self._runs: Sequence[Run] = ()
 
-    def begin(self, spec: TrajectorySpec) -> Weights:
+    def begin(self, spec: TrajectorySpec) -> State:
         weights = prepare_live(self._base, spec)
         if self._stack is None:
             self._stack = Stack(self._base.model)
@@ -108,13 +115,13 @@ class StackHolder:
                 checkpoint_activations(self._stack.model)
         own = {name: nn.Parameter(p.detach().clone()) for name, p in weights.items()}
         self._base.reset()
-        return own
+        return LocalState(spec.method, own)
 
     def hold(self, runs: Sequence[Run]) -> None:
         assert self._stack is not None, "a run has begun"
         self._runs = runs
         if runs:
-            self._stack.hold([run.parameters for run in runs])
+            self._stack.hold([run.state.parameters for run in runs])
 
     def backward(self, steps: Sequence[Step], pass_tokens: int) -> Tensor:
         assert self._stack is not None, "a run has begun"
@@ -133,10 +140,13 @@ class StackHolder:
         try:
             with torch.no_grad():
                 for name, parameter in live.items():
-                    parameter.copy_(run.parameters[name])
+                    parameter.copy_(run.state.parameters[name])
             yield
         finally:
             self._base.reset()
+
+    def close(self) -> None:
+        self._stack, self._runs = None, ()
 
 
 def prepare_live(base: BaseModel, spec: TrajectorySpec) -> Weights:

@@ -13,8 +13,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -30,13 +31,16 @@ from sft_atlas.study.job import TrainJob
 from sft_atlas.study.spec import CellSpec
 from sft_atlas.train.checkpoint import CheckpointWriter
 from sft_atlas.train.holder import Holder, LiveHolder, StackHolder
+from sft_atlas.train.memory import is_out_of_memory as is_out_of_memory
 from sft_atlas.train.metrics import StepMetrics
 from sft_atlas.train.placement import MIN_MICRO_BATCH_TOKENS, TrainPlacement
 from sft_atlas.train.placement import Observers as Observers
 from sft_atlas.train.placement import StopRequested as StopRequested
 from sft_atlas.train.publish import plain_model, publish_cell, publish_outcome, stored_weights
-from sft_atlas.train.run import Run, Step, make_optimizer
+from sft_atlas.train.run import Run, Step
+from sft_atlas.train.sharded import ShardedHolder
 
+Result = TypeVar("Result")
 OnEnd = Callable[[TrainJob, Record | Exception], None]
 
 
@@ -117,7 +121,10 @@ def train_together(
                 on_end=on_end,
                 capacity=holder.capacity,
             )
-            group.train(chain([first], waiting))
+            try:
+                group.train(chain([first], waiting))
+            finally:
+                holder.close()
         finally:
             if placement.activation_checkpointing:
                 base.model.activation_checkpointing_disable()
@@ -125,6 +132,8 @@ def train_together(
 
 
 def _make_holder(base: BaseModel, job: TrainJob, placement: TrainPlacement) -> Holder:
+    if placement.devices_per_run > 1:
+        return ShardedHolder(base, placement)
     lora = job.trajectory.method.lora
     if placement.stack_runs > 1 and can_stack(base, lora):
         return StackHolder(base, placement)
@@ -162,11 +171,10 @@ class _Group:
             self._admit(waiting)
             if not self.active:
                 return
-            try:
-                self._take_steps()
-            except Exception as error:  # noqa: BLE001 - the caller is told, run by run
+            failure = _attempt(self._take_steps)
+            if failure is not None:
                 for run in self.active:
-                    self._end(run, _named(error, run.job))
+                    self._end(run, failure)
                 self._keep([])
 
     def _admit(self, waiting: Iterator[Entrant]) -> None:
@@ -175,15 +183,11 @@ class _Group:
             entrant = self.sent_back.pop(0) if self.sent_back else next(waiting, None)
             if entrant is None:
                 break
-            entered: Run | Record | Exception
-            try:
-                entered = self._enter(entrant)
-            except Exception as error:  # noqa: BLE001 - the caller is told
-                entered = _named(error, entrant.job)
+            entered = _attempt(partial(self._enter, entrant))
             if isinstance(entered, Run):
                 runs.append(entered)
             else:
-                self.on_end(entrant.job, entered)
+                self._tell(entrant.job, entered)
         if len(runs) > len(self.active):
             self._keep(runs)
 
@@ -197,14 +201,12 @@ class _Group:
         finished = _find_finished(job, self.store)
         if finished is not None:
             return finished
-        parameters = self.holder.begin(job.trajectory)
         run = Run(
             job=job,
             store=self.store,
             rows=entrant.rows,
             observers=entrant.observers,
-            parameters=parameters,
-            optimizer=make_optimizer(job.trajectory.method, parameters),
+            state=self.holder.begin(job.trajectory),
             writer=CheckpointWriter(self.store.layout.working(job.trajectory.fingerprint)),
         )
         run.resume()
@@ -236,11 +238,7 @@ class _Group:
         """Do something with each run; returns those that it did not end, well or not."""
         going_on = []
         for run in runs:
-            end: Record | Exception | None
-            try:
-                end = do(run)
-            except Exception as error:  # noqa: BLE001 - the caller is told; the others go on
-                end = _named(error, run.job)
+            end = _attempt(partial(do, run))
             if end is None:
                 going_on.append(run)
             else:
@@ -339,7 +337,20 @@ class _Group:
 
     def _end(self, run: Run, end: Record | Exception) -> None:
         run.writer.close()
-        self.on_end(run.job, end)
+        self._tell(run.job, end)
+
+    def _tell(self, job: TrainJob, end: Record | Exception) -> None:
+        if isinstance(end, Exception) and is_out_of_memory(end):
+            end = _named(end, job)
+        self.on_end(job, end)
+
+
+def _attempt(do: Callable[[], Result]) -> Result | Exception:
+    """Do something whose failure ends one run, and not those beside it."""
+    try:
+        return do()
+    except Exception as error:  # noqa: BLE001 - it is told to the caller of the loop
+        return error
 
 
 def _find_finished(job: TrainJob, store: Store) -> Record | None:
@@ -354,17 +365,7 @@ def _find_finished(job: TrainJob, store: Store) -> Record | None:
     return record if is_complete else None
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether the machine or the device had too little memory, in any of torch's ways."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # The CPU's allocator has no error type of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _named(error: Exception, job: TrainJob) -> Exception:
-    if not is_out_of_memory(error):
-        return error
+def _named(error: Exception, job: TrainJob) -> OutOfMemoryError:
     named = OutOfMemoryError(
         f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
         f"device with more memory, LoRA, or a smaller max_tokens."

@@ -29,6 +29,9 @@ class TrainPlacement:
     """A killed run loses at most about this much training."""
     stack_runs: int = 1
     """Runs that train together in one model at most."""
+    devices_per_run: int = 1
+    """Devices of this machine that the weights of a run are spread over. Over more than one, a run
+    trains alone and is not compiled."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: a third more work, far less memory."""
     compile: bool = False

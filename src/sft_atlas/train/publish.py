@@ -19,7 +19,7 @@ from torch import Tensor
 from sft_atlas import files
 from sft_atlas.identity import payload
 from sft_atlas.model.load import BaseModel, no_progress_bars
-from sft_atlas.model.lora import merged, save_adapter
+from sft_atlas.model.lora import merged, plain_name, save_adapter
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record, make_provenance
 from sft_atlas.store.store import Store
@@ -47,26 +47,36 @@ _TOKENIZER_FILES: Final = (
 
 @contextmanager
 def stored_weights(base: BaseModel, cell: CellSpec) -> Iterator[None]:
-    """Lend the live model with the values that the store will hold, then restore the masters
-    bitwise.
+    """Lend the live model in float32 with the values that the store will hold, then restore the
+    masters bitwise.
 
     Full weights are rounded to the stored precision; adapters are stored as they are.
     """
-    assert cell.trajectory is not None, "a base model is not trained"
-    dtype = _DTYPES[cell.trajectory.precision]
-    if cell.trajectory.method.lora is not None or dtype is torch.float32:
-        yield
-        return
-    masters = {name: p.detach().to("cpu", copy=True) for name, p in base.model.named_parameters()}
+    run = cell.trajectory
+    assert run is not None, "a base model is not trained"
+    parameters = dict(base.model.named_parameters())
+    if run.master_precision == "bfloat16":
+        masters = {name: p.data for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            plain = base.pristine.get(plain_name(name))
+            is_frozen = plain is not None and not parameter.requires_grad
+            exact = plain if is_frozen and plain is not None else parameter.data
+            parameter.data = exact.to(parameter.device, torch.float32)
+    elif run.method.lora is None and run.precision == "bfloat16":
+        # On the CPU: a device that trains has no room for a second copy.
+        masters = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+        for parameter in parameters.values():
+            parameter.data.copy_(parameter.data.to(torch.bfloat16))
+    else:
+        masters = {}
     try:
-        with torch.no_grad():
-            for parameter in base.model.parameters():
-                parameter.copy_(parameter.to(dtype))
         yield
     finally:
-        with torch.no_grad():
-            for name, parameter in base.model.named_parameters():
-                parameter.copy_(masters[name])
+        for name, master in masters.items():
+            if run.master_precision == "bfloat16":
+                parameters[name].data = master
+            else:
+                parameters[name].data.copy_(master)
 
 
 @contextmanager

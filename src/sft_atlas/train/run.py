@@ -3,31 +3,28 @@
 Nothing here knows which model computes its gradients, alone or beside other runs.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from sft_atlas.data.batches import TrainingRows, iter_steps, num_steps
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
-from sft_atlas.study.spec import CellSpec, MethodSpec, TrajectorySpec
+from sft_atlas.study.spec import CellSpec, TrajectorySpec
 from sft_atlas.train.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     read_checkpoint,
     remove_leftovers,
-    restore,
-    state_tensors,
 )
 from sft_atlas.train.metrics import StepMetrics
 from sft_atlas.train.placement import Observers
 from sft_atlas.train.schedule import learning_rate_factor
+from sft_atlas.train.state import State
 
 
 @final
@@ -44,14 +41,13 @@ class Step(NamedTuple):
 @final
 @dataclass(kw_only=True)
 class Run:
-    """One trajectory on its way; `parameters` are the weights that train, by name."""
+    """One trajectory on its way."""
 
     job: TrainJob
     store: Store
     rows: TrainingRows
     observers: Observers
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
+    state: State
     writer: CheckpointWriter
     started: float = field(default_factory=time.time)
     metrics: list[StepMetrics] = field(default_factory=list)
@@ -111,17 +107,13 @@ class Run:
         factor = learning_rate_factor(self.spec.schedule, self.step, total_steps=total_steps)
         return self.spec.method.learning_rate * factor
 
-    def clip(self) -> torch.Tensor:
+    def clip(self) -> Tensor:
         """Scale the gradients down to the method's norm; returns their norm before."""
-        clip_norm = self.spec.method.clip_norm
-        return nn.utils.clip_grad_norm_(
-            self.parameters.values(), math.inf if clip_norm is None else clip_norm
-        )
+        return self.state.clip()
 
     def move(self, rate: float) -> None:
         """Take the optimizer's step at this learning rate."""
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        self.state.move(rate)
         self.step += 1
         self.num_timed_steps += 1
 
@@ -135,7 +127,7 @@ class Run:
         first_wanted = missing[0].epoch if missing else self.job.keep_epochs[-1]
         checkpoint = read_checkpoint(folder, max_step=first_wanted * self.epoch_steps)
         if checkpoint is not None:
-            restore(checkpoint, parameters=self.parameters, optimizer=self.optimizer)
+            self.state.restore(checkpoint)
             self.step, self.metrics = checkpoint.step, checkpoint.metrics
             self.saved_step = checkpoint.step
 
@@ -143,7 +135,7 @@ class Run:
         """Have the present state written, while training goes on."""
         if self.saved_step == self.step:
             return
-        tensors = state_tensors(self.parameters, self.optimizer)
+        tensors = self.state.tensors()
         self.writer.write(Checkpoint(step=self.step, tensors=tensors, metrics=list(self.metrics)))
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
@@ -155,17 +147,3 @@ class Run:
         # Large optimizer states take minutes to write: at most a twentieth of the time is for that.
         if time.monotonic() - self.saved_at >= max(checkpoint_seconds, 20 * self.writer.seconds):
             self.save()
-
-
-def make_optimizer(method: MethodSpec, parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    """Return a run's optimizer; its learning rate is set before each step."""
-    return torch.optim.AdamW(
-        parameters.values(),
-        lr=method.learning_rate,
-        betas=(method.beta1, method.beta2),
-        eps=method.epsilon,
-        weight_decay=method.weight_decay,
-        # One kernel for all weights: measured 4x faster than the default on small models, and
-        # element by element, so nothing depends on how the work is split.
-        fused=True,
-    )
