@@ -54,8 +54,9 @@ KNOW_STAGES = {
     "execute/timing.py",
 }
 
-# One records what ended a job, the other tells each of the runs that train together.
-CATCH_EVERYTHING = {"execute/worker.py", "train/loop.py"}
+# One records what ended a job, one tells each of the runs that train together, and one tells the
+# first of several processes what ended another.
+CATCH_EVERYTHING = {"execute/worker.py", "train/loop.py", "train/sharded_team.py"}
 
 FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "core", "manager", "base", "types"}
 MAX_MODULE_LINES = 400

@@ -35,7 +35,7 @@ from sft_atlas.model.score import answer_log_likelihoods, computes_in
 from sft_atlas.model.training_pass import summed_losses
 from sft_atlas.train.holder import prepare_live
 from sft_atlas.train.loop import is_out_of_memory
-from sft_atlas.train.run import make_optimizer
+from sft_atlas.train.state import make_optimizer
 
 _LENGTH_SIGMA: Final = 0.6
 """Of the logarithm of samples' lengths."""
