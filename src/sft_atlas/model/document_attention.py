@@ -263,6 +263,7 @@ def _has_kernel(query: Tensor, value: Tensor) -> bool:
 
 
 @functools.cache
+@torch.enable_grad()
 def _kernel_works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Try torch's attention for varying lengths on two documents, with its gradients."""
     layout = place_documents(np.array([0, 3]), np.array([3, 2]), 1, 5, device)
