@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from sft_atlas.data.batches import TrainingRows
 from sft_atlas.errors import DivergedError, OutOfMemoryError
+from sft_atlas.model import stacked_layers
 from sft_atlas.model.load import BaseModel, load_base
 from sft_atlas.model.stack import can_stack
 from sft_atlas.store.outcomes import outcome_folder
@@ -83,6 +84,20 @@ def digests(store: Store, cell: CellSpec) -> dict[str, str]:
     return {name: artifact.sha256 for name, artifact in record.artifacts.items()}
 
 
+def assert_within_rounding(found: Store, expected: Store, job: TrainJob) -> None:
+    """Each step's loss within 1e-5, relative; final weights within 1e-4."""
+    of_steps = [[m.loss for m in metrics_of(store, job)] for store in (found, expected)]
+    np.testing.assert_allclose(*of_steps, rtol=1e-5, atol=0)
+    for cell in job.cells:
+        folders = [store.layout.cell(cell.fingerprint) for store in (found, expected)]
+        (path,) = (file.name for file in folders[0].glob("*.safetensors"))
+        weights = [load_file(folder / path) for folder in folders]
+        assert weights[0].keys() == weights[1].keys()
+        for name, tensor in weights[0].items():
+            error = (tensor - weights[1][name]).norm() / weights[1][name].norm()
+            assert error <= 1e-4, name
+
+
 @pytest.mark.parametrize("lora", [None, LORA, DROPPING], ids=["full", "lora", "dropout"])
 def test_a_run_in_company_equals_the_run_alone_bit_for_bit(
     base: BaseModel, tmp_path: Path, lora: LoraSpec | None
@@ -115,16 +130,22 @@ def test_other_architectures_train_together_within_rounding(
     for entrant in entrants:
         assert isinstance(end := ends[entrant.job.fingerprint], Record)
         assert end.provenance["stack_runs"] == 3
-        found, expected = metrics_of(together, entrant.job), metrics_of(alone, entrant.job)
-        np.testing.assert_allclose(
-            [m.loss for m in found], [m.loss for m in expected], rtol=1e-5, atol=0
-        )
-        for cell in entrant.job.cells:
-            folders = [store.layout.cell(cell.fingerprint) for store in (together, alone)]
-            weights = [load_file(folder / "model.safetensors") for folder in folders]
-            for name, tensor in weights[0].items():
-                error = (tensor - weights[1][name]).norm() / weights[1][name].norm()
-                assert error <= 1e-4, name
+        assert_within_rounding(together, alone, entrant.job)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_batched_products_equal_the_run_alone_within_rounding(
+    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraSpec | None
+) -> None:
+    entrants = build_entrants(base, lora)
+    alone, together = (open_store(tmp_path / name, create=True) for name in ("alone", "together"))
+    train_alone(alone, base, entrants)
+    batched: list[torch.device] = []
+    monkeypatch.setattr(stacked_layers, "multiplies_by_run", lambda d: bool(batched.append(d)))
+    train_all(together, base, entrants)
+    assert batched
+    for entrant in entrants:
+        assert_within_rounding(together, alone, entrant.job)
 
 
 def test_a_run_that_diverges_ends_alone(base: BaseModel, tmp_path: Path) -> None:

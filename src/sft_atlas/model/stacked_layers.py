@@ -152,10 +152,15 @@ class StackedNorm(nn.Module):
         return scaled
 
 
+def multiplies_by_run(device: torch.device) -> bool:
+    """Tell whether a device is better given one product for each run than a batched one."""
+    return device.type == "cpu"
+
+
 def products(x: Tensor, weight: Tensor, bias: Tensor | None, lines: Lines) -> Tensor:
     """Multiply each run's states (runs, tokens, in) with its weight (runs, out, in) or with one
     weight (out, in) of all; returns (runs, tokens, out)."""
-    if x.device.type == "cpu":
+    if multiplies_by_run(x.device):
         result: Tensor = _LineProducts.apply(x, weight, bias, lines.lengths)  # type: ignore[no-untyped-call]
         return result
     if weight.dim() == 2:
