@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sft_atlas.model import document_attention
 from sft_atlas.model.document_attention import attend, place_documents, plan_buckets
 
 LENGTHS = np.array([3, 9, 1, 8, 2, 40, 3])
@@ -136,3 +137,22 @@ def test_on_a_cpu_a_line_has_buckets_of_its_own() -> None:
     together = place_documents(np.array([0, 9, 12, 21]), lengths, 2, 24, CPU)
     alone = place_documents(np.array([0, 9]), lengths[:2], 1, 12, CPU)
     assert together.buckets == alone.buckets * 2
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_kernel_is_used_only_if_it_keeps_documents_apart(
+    mixes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The buckets play the kernel, as they are or as if all tokens were of one document."""
+
+    def kernel(layout: document_attention.Layout, *inputs: Tensor | float | None) -> Tensor:
+        query, key, value, scale, window = inputs
+        if mixes:
+            layout = place_documents(np.array([0]), np.array([5]), 1, 5, CPU)
+        return attend(layout, query, key, value, scale=scale, window=window, cap=None, dropout=0.0)
+
+    probe = document_attention._kernel_works.__wrapped__
+    assert not probe(CPU, torch.bfloat16, 16), "a CPU has none"
+    monkeypatch.setattr(document_attention, "_attend_as_they_lie", kernel)
+    with torch.no_grad():
+        assert probe(CPU, torch.bfloat16, 16) != mixes
