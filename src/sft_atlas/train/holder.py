@@ -67,6 +67,7 @@ class LiveHolder:
 
     def __init__(self, base: BaseModel, placement: TrainPlacement) -> None:
         self._base, self._placement = base, placement
+        self._packs = placement.pack and can_pack(base.model)
         self._run: Run | None = None
 
     def begin(self, spec: TrajectorySpec) -> State:
@@ -84,9 +85,8 @@ class LiveHolder:
         clear_gradients(run.state.parameters)
         # For models with dropout of their own.
         torch.manual_seed(run.spec.seed * _SEED_STRIDE + run.step)
-        packed = self._placement.pack and can_pack(model)
         with compiled(model, self._placement.compile):
-            return accumulate(model, [run], steps, pass_tokens, packed=packed)
+            return accumulate(model, [run], steps, pass_tokens, packed=self._packs)
 
     @contextmanager
     def shown(self, run: Run) -> Iterator[None]:
