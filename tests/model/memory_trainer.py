@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,17 @@ from tiny import build_job, save_base
 
 
 def main(
-    folder: Path, *, is_lora: bool, num_runs: int, length: int, batch_samples: int, pass_tokens: int
+    folder: Path,
+    *,
+    is_lora: bool,
+    num_runs: int,
+    length: int,
+    batch_samples: int,
+    pass_tokens: int,
+    num_steps: int = 2,
 ) -> dict[str, int]:
-    """Take two steps of each run; returns `predicted` and `measured` bytes, and what trained
-    together.
+    """Train a few steps; returns bytes that were predicted, by `peak`'s arithmetic without and with
+    the heap, and that were measured, and how many runs trained together.
     """
     spec = ModelSpec(name="m", source=Source(path=folder / "model"))
     store = open_store(folder / "store", create=True)
@@ -41,7 +49,7 @@ def main(
         build_job(spec, lora=lora, seed=seed, keep_epochs=(1,), batch_samples=batch_samples)
         for seed in range(num_runs)
     ]
-    rows = _rows(2 * batch_samples, length)
+    rows = _rows(num_steps * batch_samples, length)
     placement = TrainPlacement(
         micro_batch_tokens=pass_tokens, stack_runs=num_runs, checkpoint_seconds=0.0
     )
@@ -50,17 +58,20 @@ def main(
         memory = training_memory(base, lora)
         records = _train(base, jobs, rows, store, placement)
     step_tokens = batch_samples * length * num_runs
-    predicted = memory.peak(
-        num_runs,
-        pass_tokens=min(pass_tokens, step_tokens),
-        longest=length,
-        num_passes=-(-step_tokens // pass_tokens),
+    held, taken = (
+        form.peak(
+            num_runs,
+            pass_tokens=min(pass_tokens, step_tokens),
+            longest=length,
+            num_passes=-(-step_tokens // pass_tokens),
+        )
+        for form in (replace(memory, heap_factor=1.0), memory)
     )
     return {
-        "predicted": predicted,
+        "predicted": held,
+        "predicted_with_heap": taken,
         "measured": rise[0],
         "num_together": records[0].provenance["stack_runs"],
-        "memory": str(memory),
     }
 
 

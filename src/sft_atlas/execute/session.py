@@ -256,22 +256,30 @@ def _train_placement(
     key = stack_key(run) or run.fingerprint
     if key not in worker.memories:
         worker.memories[key] = training_memory(
-            worker.base, run.method.lora, master_precision=run.master_precision
+            worker.base,
+            run.method.lora,
+            precision=run.precision,
+            master_precision=run.master_precision,
+            recomputes=placement.activation_checkpointing,
         )
     budget = placement.memory_bytes
     if budget is None and placement.device == "cuda":
         budget = free_bytes(worker.base.model)
+    # A device has its part of what is always there, and all of what a pass of its own needs.
+    num_devices = placement.devices_per_run
+    pass_tokens = assignment.micro_batch_tokens or placement.pass_tokens
     fit = runs_that_fit(
         worker.memories[key],
-        budget or share_of_memory(placement.num_workers),
+        num_devices * (budget or share_of_memory(num_devices * placement.num_workers)),
         most=min(assignment.stack_runs, len(entrants)),
-        pass_tokens=assignment.micro_batch_tokens or placement.pass_tokens,
+        pass_tokens=num_devices * pass_tokens,
         longest=max(int(entrant.rows.lengths.max()) for entrant in entrants),
     )
     return TrainPlacement(
-        micro_batch_tokens=fit.pass_tokens,
+        micro_batch_tokens=fit.pass_tokens // num_devices,
         checkpoint_seconds=placement.checkpoint_seconds,
         stack_runs=fit.num_runs,
+        devices_per_run=num_devices,
         activation_checkpointing=placement.activation_checkpointing,
         compile=placement.compile,
     )

@@ -22,7 +22,8 @@ from sft_atlas.data.prepared import PreparedRows
 from sft_atlas.model.head_loss import LOGIT_BYTES
 from sft_atlas.model.load import BaseModel
 from sft_atlas.model.lora import add_lora
-from sft_atlas.model.training_pass import can_pack, summed_losses
+from sft_atlas.model.score import computes_in
+from sft_atlas.model.training_pass import can_pack, checkpoint_activations, summed_losses
 from sft_atlas.study.passes import MIN_MICRO_BATCH_TOKENS
 from sft_atlas.study.spec import LoraSpec, Precision
 
@@ -42,6 +43,10 @@ _STATE_COPIES: Final = 4
 _SAVED_COPIES: Final = 3
 """Weight and moments in a checkpoint that is being written."""
 
+
+_HEAP_FACTOR: Final = 2.0
+"""What a heap takes for blocks of many sizes that come and go, each aligned: measured 1.5 to 2.2 in
+the environment of a worker, which keeps what is freed because that is faster."""
 
 _GPU_FRACTION: Final = 0.9
 """Part of a GPU's free memory that is filled: kernels have work areas of their own."""
@@ -85,6 +90,8 @@ class TrainingMemory:
     """For each supervised position, in the output head."""
     chunk_bytes: float
     """Logits of one chunk; they go before the next is made."""
+    heap_factor: float = 1.0
+    """Memory that a process takes for activations, relative to what they hold."""
 
     def peak(
         self, num_runs: int, *, pass_tokens: int, longest: int, num_passes: int | None = None
@@ -103,6 +110,7 @@ class TrainingMemory:
         states = (_STATE_COPIES - 1) * own - (own if num_runs == 1 and self.is_live else 0)
         num_tokens = num_runs * max(pass_tokens / num_runs, longest)
         activations = self.body.at(num_tokens, longest) + self.position_bytes * num_tokens
+        activations *= self.heap_factor
         if num_passes == 1:
             moving = max(activations, own)
         else:
@@ -121,9 +129,17 @@ class Fit:
 
 
 def training_memory(
-    base: BaseModel, lora: LoraSpec | None, *, master_precision: Precision = "float32"
+    base: BaseModel,
+    lora: LoraSpec | None,
+    *,
+    precision: Precision = "float32",
+    master_precision: Precision = "float32",
+    recomputes: bool = False,
 ) -> TrainingMemory:
-    """Measure a pass and count weights; the base model is pristine again afterwards."""
+    """Measure a pass and count weights; the base model is pristine again afterwards.
+
+    `recomputes` says that layers forget their activations on the way forth.
+    """
     master_bytes = 4 if master_precision == "float32" else 2
     model, device = base.model, base.model.device.type
     base.reset()
@@ -132,9 +148,14 @@ def training_memory(
         if lora is not None:
             add_lora(model, lora, seed=0)
         model.train()
+        if recomputes:
+            checkpoint_activations(model)
         trained = [p.numel() * master_bytes for p in model.parameters() if p.requires_grad]
-        body = _watch_body(model)
+        with computes_in(precision, model.device):
+            body = _watch_body(model)
     finally:
+        if recomputes:
+            model.activation_checkpointing_disable()
         base.reset()
     weight = model.get_output_embeddings().weight
     vocabulary, hidden = weight.shape[-2:]
@@ -151,6 +172,7 @@ def training_memory(
         # States that are picked, and their gradients.
         position_bytes=2 * 4 * hidden + kept,
         chunk_bytes=_LOGIT_COPIES * max(chunk, 4 * vocabulary) if is_packed else 0,
+        heap_factor=_HEAP_FACTOR if device == "cpu" else 1.0,
     )
 
 
