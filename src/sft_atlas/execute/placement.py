@@ -85,7 +85,7 @@ def place_workers(num_workers: int | None, wishes: TrainingWishes) -> Placement:
         memory_bytes = int(wishes.memory_gib * 2**30)
     elif found.device == "cpu":
         # Now, while no worker has taken any.
-        memory_bytes = share_of_memory(found.num_workers)
+        memory_bytes = share_of_memory(found.num_workers * wishes.devices_per_run)
     return replace(
         found,
         stack_runs=wishes.stack,
