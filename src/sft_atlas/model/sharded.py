@@ -9,9 +9,9 @@ Gradients are sums over the processes, never means: divided by the number of sup
 the whole step they are what one device would have, whatever share of it each process took.
 """
 
-import copy
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sft_atlas.data.batches import Member
+from sft_atlas.model.lora import add_lora
 from sft_atlas.model.lora_linear import LoraLinear
 from sft_atlas.model.training_pass import summed_losses
+from sft_atlas.study.spec import LoraSpec
 
 _HALF: Final = MixedPrecisionPolicy(
     param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -45,13 +47,31 @@ class ShardedLosses(nn.Module):
         return summed_losses(self.model, members, packed=packed)
 
 
-def blueprint(model: PreTrainedModel) -> bytes:
-    """Return all of a model but the values of its weights, for `build_sharded`."""
-    empty = {
-        id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad)
-        for p in model.parameters()
-    }
-    return pickle.dumps(copy.deepcopy(model, empty))
+@dataclass(frozen=True, kw_only=True)
+class _Blueprint:
+    """All of a model but the values of its weights."""
+
+    kind: type[PreTrainedModel]
+    config: PreTrainedConfig
+    lora: LoraSpec | None
+    weights: dict[str, tuple[torch.dtype, bool]]
+    """Type, and whether it trains, by name."""
+    buffers: dict[str, Tensor]
+
+
+def blueprint(model: PreTrainedModel, lora: LoraSpec | None) -> bytes:
+    """Return what `build_sharded` makes a model from that is like this one, its adapter included.
+
+    The model itself could not be sent: libraries leave functions behind in it that stay here.
+    """
+    described = _Blueprint(
+        kind=type(model),
+        config=model.config,
+        lora=lora,
+        weights={name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()},
+        buffers={name: buffer.cpu() for name, buffer in model.named_buffers()},
+    )
+    return pickle.dumps(described)
 
 
 def build_sharded(
@@ -64,8 +84,8 @@ def build_sharded(
     else stay as they are.
     """
     # Made by `blueprint` in the process that started this one, never read from a file.
-    model: PreTrainedModel = pickle.loads(description)
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    described: _Blueprint = pickle.loads(description)
+    model = _build_empty(described)
     for layer in _layers(model):
         linear = _linear_layers(layer)
         if gathers_half and linear:
@@ -79,9 +99,22 @@ def build_sharded(
             # gloo knows sums, and no sums of products.
             module.set_force_sum_reduction_for_comms(True)
     losses.to_empty(device=mesh.device_type)
-    for buffer, value in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(value)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(described.buffers[name])
     return losses
+
+
+def _build_empty(described: _Blueprint) -> PreTrainedModel:
+    with torch.device("meta"):
+        model = described.kind(described.config)
+    if described.lora is not None:
+        add_lora(model, described.lora, seed=0)
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == described.weights.keys(), "a configuration describes its model"
+    for name, (dtype, trains) in described.weights.items():
+        parameters[name].data = parameters[name].data.to(dtype)
+        parameters[name].requires_grad_(trains)
+    return model.train()
 
 
 def whole(part: Tensor) -> Tensor:

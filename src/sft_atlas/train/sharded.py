@@ -131,7 +131,8 @@ class ShardedHolder:
         model = self._base.model.cpu()
         self._team.state.given = {name: p.detach() for name, p in model.named_parameters()}
         recomputes = self._placement.activation_checkpointing
-        self._team.do(_open, blueprint(model), spec, recomputes=recomputes)
+        description = blueprint(model, spec.method.lora)
+        self._team.do(_open, description, spec, recomputes=recomputes)
         self._base.reset()
         return ShardedState(self._team)
 
