@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import sft_atlas
 from sft_atlas.errors import JobError
 from sft_atlas.files import sha256_file
 from sft_atlas.model.load import BaseModel, load_base
-from sft_atlas.model.sharded import split_ranks
 from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store, open_store
@@ -47,7 +44,12 @@ TWO = TrainPlacement(micro_batch_tokens=PASS_TOKENS, devices_per_run=2)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return load_base(save_base(tmp_path_factory.mktemp("base")))
+    loaded = load_base(save_base(tmp_path_factory.mktemp("base")))
+    # As a measure of its states does; it leaves functions behind in the model.
+    loaded.model(input_ids=torch.tensor([[2, 3]]), output_hidden_states=True)
+    with pytest.raises(AttributeError, match="pickle"):
+        pickle.dumps(loaded.model)
+    return loaded
 
 
 def stopping(step: int) -> Observers:
@@ -201,20 +203,6 @@ def test_a_process_that_dies_ends_the_run_and_is_named(spread: Spread) -> None:
     assert not torch.distributed.is_initialized()
 
 
-@given(
-    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=40),
-    num_ranks=st.integers(1, 9),
-)
-def test_a_step_is_divided_evenly_and_whole(lengths: list[int], num_ranks: int) -> None:
-    indices = list(range(len(lengths)))[::-1]
-    shares = split_ranks(np.array(lengths), indices, num_ranks)
-    assert len(shares) == num_ranks
-    assert sorted(index for share in shares for index in share) == sorted(indices)
-    tokens = [sum(lengths[index] for index in share) for share in shares]
-    # Whoever has the most was the emptiest before the last sample came.
-    assert max(tokens) - min(tokens) <= max(lengths)
-
-
 def run_script(base: BaseModel, store: Path, *words: str) -> tuple[int, dict[str, object]]:
     done = subprocess.run(
         [sys.executable, SCRIPT, base.folder, store, *words],
@@ -242,7 +230,7 @@ def test_killed_processes_leave_none_behind_and_resume_to_the_same_bytes(
 ) -> None:
     killed, other = tmp_path / "killed", tmp_path / "other"
     status, ended = run_script(base, killed, "lora", "3", "first:2")
-    assert status == -signal.SIGKILL
+    assert status == -signal.SIGKILL, ended
     others = ended["others"]
     assert isinstance(others, list)
     assert len(others) == 2

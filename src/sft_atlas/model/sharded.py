@@ -44,7 +44,8 @@ class ShardedLosses(nn.Module):
         self.model = model
 
     def forward(self, members: Sequence[Member], *, packed: bool) -> Tensor:
-        return summed_losses(self.model, members, packed=packed)
+        # A view could not carry the hook that gathers the weights for the way back.
+        return summed_losses(self.model, members, packed=packed).clone()
 
 
 @dataclass(frozen=True, kw_only=True)
