@@ -277,7 +277,10 @@ def _lose(
         listen(Event(kind="lost", job=key, text=text))
         return
     state.failed.add(key)
-    message = f"{text}; signal 9 often means that memory ran out. {_log_tail(store)}"
+    message = (
+        f"{text}. Signal 9 often means that memory ran out: use fewer --workers, a smaller "
+        f"--stack, LoRA or a smaller max_tokens. {_log_tail(store)}"
+    )
     result = {"kind": "killed", "message": message, "step": None, "trace": ""}
     store.record_failure(key, payload(task.job), result)
     listen(Event(kind="failed", job=key, text=message))
