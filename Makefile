@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench-eval bench-measure bench-analyze findings format clean
+.PHONY: help demo test check bench-eval bench-measure bench-analyze bench-train findings format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
@@ -42,6 +42,13 @@ bench-measure: .venv/installed-test ## time the measures against their peers, in
 
 bench-analyze: .venv/installed-test ## time the answers against references, into benchmarks/results (minutes; TABLE=file: a released table too)
 	$(BIN)/python benchmarks/analyze.py $(if $(TABLE),--table $(TABLE))
+
+.venv/installed-bench: .venv/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
+	@touch $@
+
+bench-train: .venv/installed-bench ## time training against its peers, into benchmarks/results and docs (an hour on two cores)
+	$(BIN)/python benchmarks/train.py $(BENCH_TRAIN)
 
 findings: .venv/installed ## write docs/findings-released-table.md from TABLE=evaluation_result.csv
 	$(BIN)/sft-atlas import massive-sft $(TABLE) --store .findings

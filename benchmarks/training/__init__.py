@@ -1,0 +1,1 @@
+"""Parts of `train.py`: what is trained, the arms that train it, and what is made of their times."""
