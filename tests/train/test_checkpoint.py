@@ -58,6 +58,15 @@ def test_the_newest_two_are_kept_and_none_beyond_the_wanted_step_is_used(tmp_pat
     assert read_checkpoint(tmp_path, max_step=8) is None
 
 
+def test_a_run_that_went_back_can_be_resumed_where_it_is(tmp_path: Path) -> None:
+    for step in (9, 10, 1, 2, 3):
+        write_checkpoint(tmp_path, checkpoint(step))
+    read = read_checkpoint(tmp_path, max_step=8)
+    assert read is not None
+    assert read.step == 3
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 @pytest.mark.parametrize("name", ["state.safetensors", "metrics.parquet", "checkpoint.json"])
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(

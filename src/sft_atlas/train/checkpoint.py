@@ -98,7 +98,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     files.sync_folder(folder)
-    for old in list(_newest_first(folder))[NUM_KEPT:]:
+    # Later ones are of steps that were taken before: this run may go on there, or be killed here.
+    behind = [path for path in _newest_first(folder) if _step_of(path) <= checkpoint.step]
+    for old in behind[NUM_KEPT:]:
         shutil.rmtree(old)
 
 
