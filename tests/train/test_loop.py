@@ -274,7 +274,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_where_it_was(
     while True:
         observers = Observers(
             on_step=lambda step, _: done.append(step),
-            should_stop=lambda: done[-1] == stop_at,  # noqa: B023 - read in this pass
+            should_stop=lambda: done[-1:] == [stop_at],  # noqa: B023 - read in this pass
         )
         try:
             stopped = run(tmp_path / "stopped", job, base, observers=observers)[0]

@@ -81,16 +81,25 @@ class Stack:
                 self._replace(name, layer, names)
 
     def hold(self, runs: Sequence[Weights]) -> None:
-        """Take the weights of these runs, in this order, in place of those held before."""
+        """Take the weights of these runs, in this order, in place of those held before.
+
+        Nothing is kept of those before, their gradients neither. Where memory runs out on the way,
+        every run still has its weights.
+        """
+        self.clear_gradients()
         self._runs = runs
         for name, places in self._places.items():
             # One tensor after another, so that never two copies of all weights are in memory.
-            stacked = nn.Parameter(torch.stack([run[name].detach() for run in runs]))
-            for number, run in enumerate(runs):
-                run[name].data = stacked.detach()[number]
+            stacked = None
+            if runs:
+                stacked = nn.Parameter(torch.stack([run[name].detach() for run in runs]))
+                self._stacked[name] = stacked
+                for number, run in enumerate(runs):
+                    run[name].data = stacked.detach()[number]
+            else:
+                self._stacked.pop(name, None)
             for twin, attribute in places:
                 setattr(twin, attribute, stacked)
-            self._stacked[name] = stacked
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         """Say how many tokens each run has in the next pass."""
@@ -163,6 +172,9 @@ def can_stack(base: BaseModel, lora: LoraSpec | None) -> bool:
     if key not in _TRIED:
         try:
             _TRIED[key] = _try_stack(base, lora)
+        except torch.OutOfMemoryError:
+            # That says nothing about the model.
+            return False
         except (NotImplementedError, AttributeError, IndexError, TypeError, RuntimeError):
             # The model's own code mixes its batch, or has weights without a twin.
             _TRIED[key] = False

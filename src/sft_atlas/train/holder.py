@@ -120,8 +120,7 @@ class StackHolder:
     def hold(self, runs: Sequence[Run]) -> None:
         assert self._stack is not None, "a run has begun"
         self._runs = runs
-        if runs:
-            self._stack.hold([run.state.parameters for run in runs])
+        self._stack.hold([run.state.parameters for run in runs])
 
     def backward(self, steps: Sequence[Step], pass_tokens: int) -> Tensor:
         assert self._stack is not None, "a run has begun"

@@ -9,8 +9,10 @@ computes its matrix products in bfloat16. Samples and random numbers of a step a
 company take the same steps, and whatever an observer does between two steps changes nothing.
 """
 
+import gc
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,10 +23,9 @@ import torch
 from torch import Tensor
 
 from sft_atlas.data.batches import TrainingRows
-from sft_atlas.errors import DivergedError, OutOfMemoryError
+from sft_atlas.errors import DivergedError
 from sft_atlas.model.load import BaseModel
 from sft_atlas.model.stack import can_stack
-from sft_atlas.store.outcomes import outcome_folder
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
@@ -32,12 +33,13 @@ from sft_atlas.study.spec import CellSpec
 from sft_atlas.train.checkpoint import CheckpointWriter
 from sft_atlas.train.holder import Holder, LiveHolder, StackHolder
 from sft_atlas.train.memory import is_out_of_memory as is_out_of_memory
+from sft_atlas.train.memory import out_of_memory
 from sft_atlas.train.metrics import StepMetrics
 from sft_atlas.train.placement import MIN_MICRO_BATCH_TOKENS, TrainPlacement
 from sft_atlas.train.placement import Observers as Observers
 from sft_atlas.train.placement import StopRequested as StopRequested
 from sft_atlas.train.publish import plain_model, publish_cell, publish_outcome, stored_weights
-from sft_atlas.train.run import Run, Step
+from sft_atlas.train.run import Run, Step, drop_checkpoints, find_finished
 from sft_atlas.train.sharded import ShardedHolder
 
 Result = TypeVar("Result")
@@ -101,7 +103,8 @@ def train_together(
     """Train runs of one base model, at most `placement.stack_runs` at a time.
 
     Runs enter as places get free, and each ends for itself: `on_end` is told its outcome, or what
-    `train` would have raised. All of them must be alike in what a stack shares
+    `train` would have raised. Where memory is too short, passes get smaller, then fewer runs train
+    at a time; only a run that is alone ends by it. All of them must be alike in what a stack shares
     (`study.stacking.stack_key`). The caller holds every job's lease.
     """
     waiting = iter(entrants)
@@ -163,44 +166,67 @@ class _Group:
     on_end: OnEnd
     capacity: int
     active: list[Run] = field(default_factory=list)
+    num_held: int = 0
+    """Runs that the holder was last given; never as many where others are active."""
+    has_failed: bool = False
+    """Something failed since `_let_go`."""
     sent_back: list[Entrant] = field(default_factory=list)
-    """Runs that wait for memory, their checkpoints written."""
+    """Runs that wait for memory; their checkpoints say where they go on."""
 
     def train(self, waiting: Iterator[Entrant]) -> None:
-        while True:
-            self._admit(waiting)
-            if not self.active:
-                return
-            failure = _attempt(self._take_steps)
-            if failure is not None:
-                for run in self.active:
-                    self._end(run, failure)
-                self._keep([])
+        try:
+            while self._admit(waiting):
+                self._hold()
+                if self.active:
+                    self._take_steps()
+                    self._hold()
+        finally:
+            for run in self.active:
+                run.writer.close()
 
-    def _admit(self, waiting: Iterator[Entrant]) -> None:
-        runs = list(self.active)
-        while len(runs) < self.capacity:
+    def _admit(self, waiting: Iterator[Entrant]) -> bool:
+        """Let runs enter while there is room; returns False if nobody is there any more."""
+        while len(self.active) < self.capacity:
             entrant = self.sent_back.pop(0) if self.sent_back else next(waiting, None)
             if entrant is None:
                 break
             entered = _attempt(partial(self._enter, entrant))
             if isinstance(entered, Run):
-                runs.append(entered)
+                self.active.append(entered)
+            elif self.active and is_out_of_memory(entered):
+                self.capacity = len(self.active)
+                self.sent_back.append(entrant)
             else:
                 self._tell(entrant.job, entered)
-        if len(runs) > len(self.active):
-            self._keep(runs)
+        return bool(self.active)
 
-    def _keep(self, runs: list[Run]) -> None:
-        self.active = runs
-        self.holder.hold(runs)
+    def _hold(self) -> None:
+        """Have the active runs held, or as many of them as memory has room for."""
+        while self.num_held != len(self.active):
+            self.num_held = len(self.active)
+            self._let_go()
+            failure = _attempt(lambda: self.holder.hold(tuple(self.active)))
+            if failure is not None:
+                self._give_way(failure)
+
+    def _let_go(self) -> None:
+        """Free the memory of runs that failed, which an error holds: its traceback's frames hold
+        it as well."""
+        if self.has_failed:
+            gc.collect()
+            self.has_failed = False
 
     def _enter(self, entrant: Entrant) -> Run | Record:
         """Return a run that has steps to take, or its outcome if it has none."""
         job = entrant.job
-        finished = _find_finished(job, self.store)
+        finished = find_finished(self.store, job)
         if finished is not None:
+            if not job.keep_checkpoint:
+                # It may have been killed before it had removed them.
+                drop_checkpoints(self.store, job)
             return finished
+        if entrant.observers.should_stop():
+            raise StopRequested("stopped before its first step")
         run = Run(
             job=job,
             store=self.store,
@@ -218,63 +244,67 @@ class _Group:
 
     def _take_steps(self) -> None:
         """Take one optimizer step of every run; those that end, end alone."""
+        taken = _attempt(self._compute_gradients)
+        if isinstance(taken, Exception):
+            self._give_way(taken)
+            return
+        # Nobody looks at a run before all have moved: a look may take the gradients' memory.
+        self._each(self.active, lambda run: self._move(run, taken[id(run)]))
+        self._each(self.active, self._look_around)
+
+    def _compute_gradients(self) -> dict[int, _Taken]:
+        """Return what each run's gradients say, by the run's `id`."""
         started = time.perf_counter()
         steps = [run.next_step() for run in self.active]
         losses = self._backward(steps)
         norms = torch.stack([run.clip() for run in self.active])
         found = torch.stack([losses.double(), norms.double()]).tolist()
         share = (time.perf_counter() - started) / len(self.active)
-        taken = {
+        return {
             id(run): _Taken(step, loss, norm, share)
             for run, step, loss, norm in zip(self.active, steps, *found, strict=True)
         }
-        # Nobody looks at a run before all have moved: a look may take the gradients' memory.
-        moved = self._each(self.active, lambda run: self._move(run, taken[id(run)]))
-        going_on = self._each(moved, self._look_around)
-        if len(going_on) < len(self.active):
-            self._keep(going_on)
 
-    def _each(self, runs: list[Run], do: Callable[[Run], Record | None]) -> list[Run]:
-        """Do something with each run; returns those that it did not end, well or not."""
-        going_on = []
+    def _each(self, runs: list[Run], do: Callable[[Run], Record | None]) -> None:
+        """Do something with each run; those that it ends, well or not, leave."""
         for run in runs:
             end = _attempt(partial(do, run))
-            if end is None:
-                going_on.append(run)
-            else:
+            if end is not None:
                 self._end(run, end)
-        return going_on
 
     def _backward(self, steps: list[Step]) -> Tensor:
-        """Compute gradients; where memory runs out, again in smaller passes, then with fewer
-        runs."""
+        """Compute gradients; where memory runs out, again in smaller passes."""
         while True:
             try:
                 return self.holder.backward(steps, self.pass_tokens)
             except (RuntimeError, MemoryError) as error:
-                is_at_least = self.pass_tokens <= MIN_MICRO_BATCH_TOKENS and len(steps) == 1
-                if is_at_least or not is_out_of_memory(error):
+                if self.pass_tokens <= MIN_MICRO_BATCH_TOKENS or not is_out_of_memory(error):
                     raise
             # Outside the handler: inside it the traceback still holds the failed pass's tensors.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             for run in self.active:
                 run.num_memory_retries += 1
-            if self.pass_tokens > MIN_MICRO_BATCH_TOKENS:
-                self.pass_tokens = max(self.pass_tokens // 2, MIN_MICRO_BATCH_TOKENS)
-            else:
-                self._send_half_back(steps)
+            self.pass_tokens = max(self.pass_tokens // 2, MIN_MICRO_BATCH_TOKENS)
 
-    def _send_half_back(self, steps: list[Step]) -> None:
-        """Keep half of the runs, and the states of the others on the disk until there is room."""
+    def _give_way(self, failure: Exception) -> None:
+        """Send half of the runs back if memory is too short for all; else none can go on."""
+        self.has_failed = True
+        if len(self.active) == 1 or not is_out_of_memory(failure):
+            for run in self.active:
+                self._end(run, failure)
+            return
         self.capacity = len(self.active) // 2
-        for run in self.active[self.capacity :]:
-            run.save()
-            run.writer.wait()
-            run.writer.close()
-            self.sent_back.append(Entrant(job=run.job, rows=run.rows, observers=run.observers))
-        del steps[self.capacity :]
-        self._keep(self.active[: self.capacity])
+        for run in self.active:
+            run.num_memory_retries += 1
+        self._each(self.active[self.capacity :], self._send_back)
+
+    def _send_back(self, run: Run) -> None:
+        """Keep a run's state on the disk until there is room for it."""
+        run.save()
+        run.writer.wait()
+        self._leave(run)
+        self.sent_back.append(Entrant(job=run.job, rows=run.rows, observers=run.observers))
 
     def _move(self, run: Run, taken: _Taken) -> None:
         """Take the optimizer's step."""
@@ -319,13 +349,13 @@ class _Group:
         run.writer.wait()
         record = publish_outcome(run, base=self.base, capacity=self.capacity)
         if not run.job.keep_checkpoint:
-            run.drop_checkpoints()
+            drop_checkpoints(self.store, run.job)
         return record
 
     def _diverge(self, run: Run, metrics: StepMetrics) -> DivergedError:
         publish_outcome(run, base=self.base, capacity=self.capacity, diverged_step=metrics.step)
         run.writer.wait()
-        run.drop_checkpoints()
+        drop_checkpoints(self.store, run.job)
         kept = [epoch for epoch in run.job.keep_epochs if epoch < metrics.epoch]
         return DivergedError(
             f"trajectory {run.spec.fingerprint[:8]}: step {metrics.step} (epoch {metrics.epoch}) "
@@ -336,39 +366,34 @@ class _Group:
         )
 
     def _end(self, run: Run, end: Record | Exception) -> None:
+        self._leave(run)
+        self.has_failed |= isinstance(end, Exception)
+        if self.num_held > 1 and is_out_of_memory(end):
+            # Beside fewer others it has more room. What it was doing may be half done: it goes on
+            # from its last checkpoint.
+            self.capacity = max(1, min(self.capacity, self.num_held) - 1)
+            self.sent_back.append(Entrant(job=run.job, rows=run.rows, observers=run.observers))
+        else:
+            self._tell(run.job, end)
+
+    def _leave(self, run: Run) -> None:
         run.writer.close()
-        self._tell(run.job, end)
+        # A list of its own: others may be going through the one before.
+        self.active = [other for other in self.active if other is not run]
 
     def _tell(self, job: TrainJob, end: Record | Exception) -> None:
         if isinstance(end, Exception) and is_out_of_memory(end):
-            end = _named(end, job)
+            end = out_of_memory(end, where=f"trajectory {job.trajectory.fingerprint[:8]}")
         self.on_end(job, end)
 
 
 def _attempt(do: Callable[[], Result]) -> Result | Exception:
-    """Do something whose failure ends one run, and not those beside it."""
+    """Do something whose failure ends one run, and not those beside it.
+
+    Whoever keeps an error keeps the frames that it passed; emptied, they keep no tensors.
+    """
     try:
         return do()
     except Exception as error:  # noqa: BLE001 - it is told to the caller of the loop
+        traceback.clear_frames(error.__traceback__)
         return error
-
-
-def _find_finished(job: TrainJob, store: Store) -> Record | None:
-    folder = outcome_folder(store, job.trajectory.fingerprint, last_epoch=job.keep_epochs[-1])
-    record = store.find(folder)
-    is_complete = all(store.has(store.layout.cell(cell.fingerprint)) for cell in job.cells)
-    if record is None or record.result["state"] != "finished":
-        if record is not None:
-            # It diverged and is tried again; the new outcome takes its place.
-            store.set_aside(folder)
-        return None
-    return record if is_complete else None
-
-
-def _named(error: Exception, job: TrainJob) -> OutOfMemoryError:
-    named = OutOfMemoryError(
-        f"trajectory {job.trajectory.fingerprint[:8]}: memory ran out ({error}). Use a "
-        f"device with more memory, LoRA, or a smaller max_tokens."
-    )
-    named.__cause__ = error
-    return named

@@ -57,4 +57,5 @@ class Observers:
     on_step: Callable[[int, int], None] = lambda _done, _all: None
     """Called after each optimizer step with the number of steps done and of all."""
     should_stop: Callable[[], bool] = lambda: False
-    """Asked after each step; True writes a checkpoint and raises StopRequested."""
+    """Asked before the first step and after each; True raises StopRequested, with a checkpoint
+    written."""

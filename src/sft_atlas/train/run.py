@@ -12,6 +12,8 @@ from typing import NamedTuple, final
 from torch import Tensor
 
 from sft_atlas.data.batches import TrainingRows, iter_steps, num_steps
+from sft_atlas.store.outcomes import outcome_folder
+from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
 from sft_atlas.study.spec import CellSpec, TrajectorySpec
@@ -60,8 +62,10 @@ class Run:
     num_timed_steps: int = 0
     """Steps of this process, to which `train_seconds` belong."""
     num_memory_retries: int = 0
-    """Times that a step was taken again in smaller passes because memory ran out."""
+    """Times that a step was taken again, in smaller passes or beside fewer runs, because memory ran
+    out."""
     _steps: Iterator[Step] | None = None
+    _next: Step | None = None
 
     @property
     def spec(self) -> TrajectorySpec:
@@ -76,22 +80,13 @@ class Run:
         return self.epoch_steps * self.job.keep_epochs[-1]
 
     def next_step(self) -> Step:
-        """Return the samples of the next step; a run with all its steps done has none."""
+        """Return the samples of the next step, the same until `move`; a run with all its steps
+        done has none."""
         if self._steps is None:
-            self._steps = self._iter_steps()
-        return next(self._steps)
-
-    def _iter_steps(self) -> Iterator[Step]:
-        """Yield the steps that are still to be taken, in order."""
-        method = self.spec.method
-        first = self.step
-        for epoch in range(first // self.epoch_steps + 1, self.job.keep_epochs[-1] + 1):
-            steps = iter_steps(
-                self.rows, batch_samples=method.batch_samples, seed=self.spec.seed, epoch=epoch
-            )
-            for number, indices in enumerate(steps, start=(epoch - 1) * self.epoch_steps):
-                if number >= first:
-                    yield Step(epoch, indices, self.rows.num_supervised(indices))
+            self._steps = _iter_steps(self.job, self.rows, first=self.step)
+        if self._next is None:
+            self._next = next(self._steps)
+        return self._next
 
     def finished_epoch(self) -> CellSpec | None:
         """Return the cell that the weights are now, if they are to be kept."""
@@ -114,6 +109,7 @@ class Run:
     def move(self, rate: float) -> None:
         """Take the optimizer's step at this learning rate."""
         self.state.move(rate)
+        self._next = None
         self.step += 1
         self.num_timed_steps += 1
 
@@ -139,11 +135,39 @@ class Run:
         self.writer.write(Checkpoint(step=self.step, tensors=tensors, metrics=list(self.metrics)))
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
-    def drop_checkpoints(self) -> None:
-        """Remove the resumable state: a trajectory that has ended needs none."""
-        shutil.rmtree(self.store.layout.working(self.spec.fingerprint), ignore_errors=True)
-
     def save_if_due(self, checkpoint_seconds: float) -> None:
         # Large optimizer states take minutes to write: at most a twentieth of the time is for that.
         if time.monotonic() - self.saved_at >= max(checkpoint_seconds, 20 * self.writer.seconds):
             self.save()
+
+
+def find_finished(store: Store, job: TrainJob) -> Record | None:
+    """Return the outcome of a run that has left all that it is to leave, or None."""
+    folder = outcome_folder(store, job.trajectory.fingerprint, last_epoch=job.keep_epochs[-1])
+    record = store.find(folder)
+    is_complete = all(store.has(store.layout.cell(cell.fingerprint)) for cell in job.cells)
+    if record is None or record.result["state"] != "finished":
+        if record is not None:
+            # It diverged and is tried again; the new outcome takes its place.
+            store.set_aside(folder)
+        return None
+    return record if is_complete else None
+
+
+def drop_checkpoints(store: Store, job: TrainJob) -> None:
+    """Remove the resumable state: a trajectory that has ended needs none."""
+    shutil.rmtree(store.layout.working(job.trajectory.fingerprint), ignore_errors=True)
+
+
+def _iter_steps(job: TrainJob, rows: TrainingRows, *, first: int) -> Iterator[Step]:
+    """Yield the steps that are still to be taken, in order.
+
+    It must not know its run: a circle would keep the weights of a run that has ended.
+    """
+    spec, batch_samples = job.trajectory, job.trajectory.method.batch_samples
+    epoch_steps = num_steps(len(rows), batch_samples)
+    for epoch in range(first // epoch_steps + 1, job.keep_epochs[-1] + 1):
+        steps = iter_steps(rows, batch_samples=batch_samples, seed=spec.seed, epoch=epoch)
+        for number, indices in enumerate(steps, start=(epoch - 1) * epoch_steps):
+            if number >= first:
+                yield Step(epoch, indices, rows.num_supervised(indices))
