@@ -46,9 +46,12 @@ class TrainingRows:
         return self.parts[part].example(index - int(self._starts[part]))
 
     def num_supervised(self, indices: Sequence[int] | NDArray[np.int64]) -> int:
-        """Count the supervised tokens of some samples: the divisor of a step's loss."""
+        """Count the supervised tokens of some samples: the divisor of a step's loss.
+
+        A sample's first token follows nothing, so it is never predicted.
+        """
         chosen = np.asarray(indices, dtype=np.int64)
-        return int((self.lengths[chosen] - self.prompt_lengths[chosen]).sum())
+        return int((self.lengths[chosen] - np.maximum(self.prompt_lengths[chosen], 1)).sum())
 
 
 Member = tuple[TrainingRows, Sequence[int]]
