@@ -266,7 +266,9 @@ def main() -> None:
         content["gates"] = [asdict(gate) for gate in gates]
         for gate in gates:
             say(f"  {gate.is_passed} {gate.arm}, {gate.about}: {gate.found}")
-        choices, content["tuning"] = tune(bench, cells, gates)
+        choices, content["tuning"] = tune(
+            bench, cells, gates, num_rounds=1 if arguments.quick else 2
+        )
         content["choices"] = asdict(choices)
         say(f"tuned: {content['tuning']}")
     bench = replace(bench, choices=Choices(**content["choices"]))
