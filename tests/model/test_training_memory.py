@@ -131,7 +131,7 @@ CASES = [
     (False, 1, 128, 2, 2048),
     pytest.param((False, 1, 128, 8, 512), marks=pytest.mark.slow),
     pytest.param((False, 1, 128, 16, 2048), marks=pytest.mark.slow),
-    pytest.param((True, 1, 128, 8, 512), marks=pytest.mark.slow),
+    pytest.param((True, 1, 128, 16, 1024), marks=pytest.mark.slow),
     pytest.param((True, 1, 128, 16, 2048), marks=pytest.mark.slow),
     pytest.param((False, 3, 128, 4, 2048), marks=pytest.mark.slow),
     pytest.param((True, 4, 128, 4, 2048), marks=pytest.mark.slow),
