@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 from unittest import mock
 
 import torch
@@ -15,6 +15,8 @@ from train_gpu_sums import SHAPES, SMOKE_SHAPE, Row, Shape
 
 from sft_atlas.model.load import BaseModel
 from sft_atlas.train.placement import TrainPlacement
+
+Value = TypeVar("Value")
 
 PASS_TOKENS: Final = 32_768
 """Of all runs together; activations of the 0.5 B at that are about half of the memory."""
@@ -43,8 +45,9 @@ class Bench:
     def base(self, name: str, *, pristine: str | None = None) -> BaseModel:
         return make_base(self.shape(name), str(self.device), pristine=pristine)
 
-    def few(self, values: Sequence[int]) -> Sequence[int]:
-        return values[:2] if self.is_smoke else values
+    def few(self, values: Sequence[Value]) -> Sequence[Value]:
+        """Return the values to measure: in a smoke run the first alone."""
+        return values[:1] if self.is_smoke else values
 
     def work(self, *, is_lora: bool, tokens: int, document: int = 128, **more: Any) -> Work:
         """Return steps of documents of some mean length."""

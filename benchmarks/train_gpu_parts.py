@@ -49,7 +49,7 @@ def _do_single(name: str) -> Callable[[Bench], None]:
         per_token = {}
         for is_lora in (False, True):
             kind = "lora" if is_lora else "full"
-            for fraction in (0.5, 1.0):
+            for fraction in bench.few((0.5, 1.0)):
                 work = bench.work(
                     is_lora=is_lora, tokens=16_384, document=2048, varies=False,
                     supervised_fraction=fraction,
@@ -106,14 +106,14 @@ def do_stack_lora(bench: Bench) -> None:
     """Fused against sequential LoRA runs of the 0.5 B."""
     base = bench.base("0.5b")
     _issue(bench, base, "0.5b lora, eager", is_lora=True)
-    _stack(bench, "0.5b", is_lora=True, sizes=(1, 2, 4, 8, 16), tokens=(512, 1600, 8000), base=base)
+    _stack(bench, "0.5b", is_lora=True, sizes=(2, 1, 4, 8, 16), tokens=(512, 1600, 8000), base=base)
 
 
 def do_stack_full(bench: Bench) -> None:
     """Stacked against sequential full fine-tunes of the 135 M."""
     base = bench.base("135m")
     _issue(bench, base, "135m full, eager", is_lora=False)
-    _stack(bench, "135m", is_lora=False, sizes=(1, 2, 4, 8), tokens=(512, 1600, 8000), base=base)
+    _stack(bench, "135m", is_lora=False, sizes=(2, 1, 4, 8), tokens=(512, 1600, 8000), base=base)
 
 
 def do_compile_full(bench: Bench) -> None:
@@ -143,7 +143,7 @@ def do_graph(bench: Bench) -> None:
     """Capture forward and backward pass of one layout in a CUDA graph, as a bound on what
     captured steps could gain: documents change with every step, so an engine would need more."""
     base = bench.base("0.5b")
-    for tokens in (512, 1600):
+    for tokens in bench.few((512, 1600)):
         work = bench.work(is_lora=True, tokens=tokens)
         spec = work.job(base.spec, seed=0, keep_epochs=(1,)).trajectory
         state = LocalState(spec.method, prepare_live(base, spec))
@@ -205,10 +205,11 @@ def _time_graph(bench: Bench, model: Any, state: LocalState, member: Any, tokens
 
 def do_memory(bench: Bench) -> None:
     """Compare predicted with allocated memory."""
-    for name, is_lora, num_runs in (
-        ("135m", False, 1), ("135m", False, 4), ("0.5b", False, 1), ("0.5b", True, 1),
-        ("0.5b", True, 8),
-    ):  # fmt: skip
+    cases = (
+        ("0.5b", True, 8), ("0.5b", True, 1), ("0.5b", False, 1), ("135m", False, 1),
+        ("135m", False, 4),
+    )  # fmt: skip
+    for name, is_lora, num_runs in bench.few(cases):
         base = bench.base(name, pristine="cpu")
         _compare_memory(bench, base, name, is_lora=is_lora, num_runs=num_runs)
 
@@ -241,7 +242,7 @@ def _compare_memory(
 def do_seven(bench: Bench) -> None:
     """LoRA on a 7 B: does it run, in what memory, how fast, and does stacking pay?"""
     base, shape = bench.base("7b", pristine="cpu"), bench.shape("7b")
-    for masters in ("float32", "bfloat16"):
+    for masters in bench.few(("float32", "bfloat16")):
         row = _compare_memory(bench, base, "7b", is_lora=True, masters=masters)
         work = bench.work(is_lora=True, tokens=8192, document=1024, varies=False, masters=masters)
         label = "7b lora" if masters == "float32" else "7b lora, bfloat16 masters"
