@@ -29,13 +29,14 @@ from sft_atlas.model.stack import can_stack
 from sft_atlas.store.records import Record
 from sft_atlas.store.store import Store
 from sft_atlas.study.job import TrainJob
+from sft_atlas.study.passes import MIN_MICRO_BATCH_TOKENS
 from sft_atlas.study.spec import CellSpec
 from sft_atlas.train.checkpoint import CheckpointWriter
 from sft_atlas.train.holder import Holder, LiveHolder, StackHolder
 from sft_atlas.train.memory import is_out_of_memory as is_out_of_memory
 from sft_atlas.train.memory import out_of_memory
 from sft_atlas.train.metrics import StepMetrics
-from sft_atlas.train.placement import MIN_MICRO_BATCH_TOKENS, TrainPlacement
+from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.placement import Observers as Observers
 from sft_atlas.train.placement import StopRequested as StopRequested
 from sft_atlas.train.publish import plain_model, publish_cell, publish_outcome, stored_weights

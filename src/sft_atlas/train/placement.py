@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 from transformers import PreTrainedModel
 
 from sft_atlas.study.passes import MICRO_BATCH_TOKENS
 from sft_atlas.study.spec import CellSpec
-
-MIN_MICRO_BATCH_TOKENS: Final = 256
-"""Where memory is short, passes get no smaller than this."""
 
 
 class StopRequested(Exception):
