@@ -36,9 +36,9 @@ from sft_atlas.train.holder import Holder, LiveHolder, StackHolder
 from sft_atlas.train.memory import is_out_of_memory as is_out_of_memory
 from sft_atlas.train.memory import out_of_memory
 from sft_atlas.train.metrics import StepMetrics
-from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.placement import Observers as Observers
 from sft_atlas.train.placement import StopRequested as StopRequested
+from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.publish import plain_model, publish_cell, publish_outcome, stored_weights
 from sft_atlas.train.run import Run, Step, drop_checkpoints, find_finished
 from sft_atlas.train.sharded import ShardedHolder
