@@ -47,7 +47,7 @@ bench-analyze: .venv/installed-test ## time the answers against references, into
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,bench]'
 	@touch $@
 
-bench-train: .venv/installed-bench ## time training against its peers, into benchmarks/results and docs (an hour on two cores)
+bench-train: .venv/installed-bench ## time training against its peers, into benchmarks/results and docs (an hour; BENCH_TRAIN="--samples 32 128": half)
 	$(BIN)/python benchmarks/train.py $(BENCH_TRAIN)
 
 findings: .venv/installed ## write docs/findings-released-table.md from TABLE=evaluation_result.csv

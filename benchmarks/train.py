@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, final
 
+from datasets import disable_progress_bars
 from training import llama_factory
 from training.arms import ArmError, python, run, write_request
 from training.gates import Gate
@@ -46,7 +47,7 @@ class Settings:
     samples: tuple[int, int] = (64, 256)
     repeats: int = 5
     other_repeats: int = 3
-    """Of all grids but S, of one worker, and of the mechanisms."""
+    """Of all grids but S."""
     num_cells: int = 2
     """Cells that a sampled arm trains in a repeat."""
 
@@ -154,8 +155,7 @@ def measure(
     for repeat in range(settings.repeats):
         for name, grid in grids.items():
             for arm in arms:
-                is_main = name == "S" and arm in ARMS and arm != "G-1"
-                limit = settings.repeats if is_main else settings.other_repeats
+                limit = arms[arm].most_repeats if name == "S" else settings.other_repeats
                 if name in arms[arm].grids and repeat < limit:
                     _measure_once(bench, grid, arm, arms[arm], repeat, results, gates)
         results.content["summary"] = summarise(bench.world, grids, results.content["records"])
@@ -219,7 +219,7 @@ def parse() -> argparse.Namespace:
     every = [*ARMS, *MECHANISMS]
     parser.add_argument("--arms", nargs="+", choices=every, default=every)
     parser.add_argument("--grid", nargs="+", choices=[*make_grids((1, 2))], dest="grids")
-    parser.add_argument("--repeats", type=int, help="of grid S; others have at most three")
+    parser.add_argument("--repeats", type=int, help="at most; some arms have fewer")
     parser.add_argument("--samples", type=int, nargs=2, help="two sizes, multiples of 16, to 1024")
     parser.add_argument("--quick", action="store_true", help="a smoke run; writes to .bench")
     parser.add_argument("--output", type=Path)
@@ -246,6 +246,7 @@ def main() -> None:
     results = Results(output, settings)
     world = World(KEPT / "train")
     logging.disable_progress_bar()
+    disable_progress_bars()
     make_world(world, settings.samples)
     grids = make_grids(settings.samples)
     chosen = {name: grid for name, grid in grids.items() if name in (arguments.grids or grids)}
@@ -276,7 +277,10 @@ def main() -> None:
     if not arguments.grids or "M" in arguments.grids:
         content["ceiling"] = measure_ceiling(bench, settings.samples[0])
         say(content["ceiling"])
-    measure(bench, chosen, arms, settings, results)
+    try:
+        measure(bench, chosen, arms, settings, results)
+    except KeyboardInterrupt:
+        say("interrupted: what was measured until now is summarised")
     content["summary"] = summarise(world, grids, content["records"])
     content["minutes"] = round((time.perf_counter() - started) / 60, 1)
     results.write()

@@ -93,8 +93,15 @@ def run(commands: Sequence[Command], log: Path, *, limit_seconds: float = 3600) 
         return _End(status, usage, output, time.perf_counter() - started)
 
     with _peak([p.pid for p in processes]) as peak, ThreadPoolExecutor(len(processes)) as pool:
-        ends = list(pool.map(follow, processes))
-    timer.cancel()
+        try:
+            ends = list(pool.map(follow, processes))
+        except KeyboardInterrupt:
+            # They have sessions of their own, which Ctrl-C does not reach.
+            for process in processes:
+                _kill(process.pid)
+            raise
+        finally:
+            timer.cancel()
     seconds = max(end.seconds for end in ends)
     for end, path in zip(ends, logs, strict=True):
         if end.status:

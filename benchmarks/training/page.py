@@ -1,6 +1,7 @@
 """Write the part of docs/benchmarks.md that tells what `train.py` measured."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -39,28 +40,38 @@ def _introduction(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine[name]}" for name in _PACKAGES if name in machine)
     choices = results["choices"]
     loop = choices["loop"]
-    return f"""
-`python benchmarks/train.py` writes `benchmarks/results/train.json` in {results["minutes"]:.0f}
-minutes. Llamas with a tied head, in float32: XS 0.4 M, S 1.6 M, M 8.4 M weights. Three synthetic
-instruction sets of {few} and {many} samples, log-normal lengths (median 60 tokens), half to 70 % of
-them prompt; batches of 16, AdamW, constant rate, no dropout; a cell is one model or adapter as
-safetensors. All arms get the same weights, token ids, masks and order, and no network. Wall time is
-from the start of the process to the last file. {settings["repeats"]} repeats of grid S,
-{settings["other_repeats"]} of the others, of one worker and of the mechanisms, arms in turn;
-{machine["num_cores"]} cores; {versions}. Load average at the start: {machine["load_average"]}.
+    protocol = f"""
+        `python benchmarks/train.py` writes `benchmarks/results/train.json` in
+        {results["minutes"]:.0f} minutes. Llamas with a tied head, in float32: XS 0.4 M, S 1.6 M, M
+        8.4 M weights. Three synthetic instruction sets of {few} and {many} samples, log-normal
+        lengths (median 60 tokens), half to 70 % of them prompt; batches of 16, AdamW, constant
+        rate, no dropout; a cell is one model or adapter as safetensors. All arms get the same
+        weights, token ids, masks and order, and no network. Wall time is from the start of the
+        process to the last file. Arms take turns in each repeat. {machine["num_cores"]} cores;
+        {versions}. Load average at the start: {machine["load_average"]}."""
+    figures = f"""
+        Arms A, B, C, E-B and F train cells drawn from all methods, sizes and epochs, others in each
+        repeat; their grid is start + tokens x seconds per token of the method, fitted to these
+        cells and summed over all. The others train the whole grid: the median. Brackets hold 95 %
+        bootstrap intervals over n repeats; tokens are those that go through the model. Set up for
+        this machine means what was fastest of what passed the gates: TRL
+        {_LAYOUTS[choices["layout"]]}, no bfloat16, no recomputation; the plain loop with
+        micro-batches of {loop.get("micro_batch_samples", 16)} samples sorted by length, number of
+        threads where it is alone: {choices["plain_threads"]}. A leaves TRL's defaults on: bfloat16
+        (emulated on processors without it), recomputed activations, tokenisation in each process, a
+        resumable checkpoint at the end."""
+    return f"{_paragraph(protocol)}\n\n{_paragraph(figures)}"
 
-Arms A, B, C, E-B and F train cells drawn from all methods, sizes and epochs, others in each repeat;
-their grid is start + tokens x seconds per token of the method, fitted to these cells and summed
-over all. The others train the whole grid: the median. Brackets hold 95 % bootstrap intervals over
-repeats; tokens are those that go through the model. Set up for this machine means what was fastest
-of what passed the gates: TRL {choices["layout"]}, no bfloat16, no recomputation; the plain loop
-with micro-batches of {loop.get("micro_batch_samples", 16)} samples sorted by length,
-{choices["plain_threads"]} thread(s) where it is alone. A leaves TRL's defaults on: bfloat16
-(emulated on processors without it), recomputed activations, tokenisation in each process, a
-resumable checkpoint at the end.
-""".strip()
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), width=130, break_long_words=False)
 
 
+_LAYOUTS: Final = {
+    "padded": "padded",
+    "padding-free": "padding-free",
+    "packed": "packed (about as many tokens in a step, but of other samples than all other arms)",
+}
 _PACKAGES: Final = ("torch", "transformers", "trl", "peft", "accelerate")
 
 

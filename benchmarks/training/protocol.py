@@ -76,6 +76,8 @@ class Arm:
     shares_epochs: bool = False
     together: int = 1
     """Processes at a time."""
+    most_repeats: int = 5
+    """Of grid S."""
 
 
 def train_sampled(way: str, share: int = 1) -> RunArm:
@@ -176,7 +178,9 @@ ARMS: Final[dict[str, Arm]] = {
     "A": Arm(about="TRL, a process per cell, its defaults", run=train_sampled("stock", 2)),
     "B": Arm(about="TRL, a process per cell, set up for this machine", run=train_sampled("tuned")),
     "C": Arm(about="transformers' Trainer and PEFT, model and tokens kept", run=train_kept),
-    "D": Arm(about="plain loop, one process", run=train_plain(1), shares_epochs=True),
+    "D": Arm(
+        about="plain loop, one process", run=train_plain(1), shares_epochs=True, most_repeats=3
+    ),
     "E-B": Arm(about="B, two processes of one thread", run=train_pairs, grids=_EVERY, together=2),
     "E-D": Arm(
         about="D, two processes of one thread",
@@ -196,19 +200,25 @@ ARMS: Final[dict[str, Arm]] = {
         shares_epochs=True,
         together=2,
     ),
-    "G-1": Arm(about="ours, one worker of one thread", run=train_ours(1), shares_epochs=True),
+    "G-1": Arm(
+        about="ours, one worker of one thread",
+        run=train_ours(1),
+        shares_epochs=True,
+        most_repeats=1,
+    ),
 }
 """Arms that train whole grids, or cells drawn from them."""
 
 MECHANISMS: Final[dict[str, Arm]] = {
     **{
-        f"ours, {name}": Arm(about=_MECHANISM + about, run=train_variant(name))
+        f"ours, {name}": Arm(about=_MECHANISM + about, run=train_variant(name), most_repeats=2)
         for name, about in ours.VARIANTS.items()
     },
-    "plain": Arm(about=_MECHANISM + "the plain loop", run=train_plain_variant()),
+    "plain": Arm(about=_MECHANISM + "the plain loop", run=train_plain_variant(), most_repeats=2),
     "plain, head at targets": Arm(
         about=_MECHANISM + "the plain loop, logits at supervised tokens alone",
         run=train_plain_variant(head_at_targets=True),
+        most_repeats=2,
     ),
 }
 """Arms that train the same few trajectories of grid S, to tell what each mechanism brings."""
