@@ -282,11 +282,13 @@ def main() -> None:
     except KeyboardInterrupt:
         say("interrupted: what was measured until now is summarised")
     content["summary"] = summarise(world, grids, content["records"])
-    content["minutes"] = round((time.perf_counter() - started) / 60, 1)
+    minutes = round((time.perf_counter() - started) / 60, 1)
+    # Measuring some of it again says nothing of how long all of it takes.
+    content["minutes"] = max(minutes, content.get("minutes", 0.0))
     results.write()
     if output == RESULT:
         write_part(ROOT / "docs" / "benchmarks.md", content)
-    say(f"{content['minutes']} minutes; {output}")
+    say(f"{minutes} minutes; {output}")
 
 
 def _has_llama() -> bool:
