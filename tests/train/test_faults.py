@@ -155,9 +155,9 @@ def test_a_worker_says_what_to_do_where_its_disk_is_full(outcomes: Outcomes) -> 
     (failure,) = nearly_full["failures"]
     assert failure["kind"] == "disk"
     expected = (
-        "its disk is full or fails ([Errno 28] No space left on device). Free space there or name "
-        "another place with --store, then run with --only failed: training goes on from its last "
-        "checkpoint."
+        "its disk is full or fails ([Errno 28] No space left on device). Free space there or move "
+        "the store to another disk, then run again, with --only failed what is recorded as "
+        "failed: training goes on from its last checkpoint."
     )
     assert failure["message"].partition(": ")[2] == expected
     assert full["texts"][0].endswith(expected), "what cannot be recorded is told all the same"

@@ -17,7 +17,7 @@ import pandas as pd
 
 from sft_atlas.data.items import load_items
 from sft_atlas.errors import StudyError
-from sft_atlas.execute.disk import refuse_full_disk
+from sft_atlas.execute.disk import disk_errors_are_named, refuse_full_disk
 from sft_atlas.execute.extend import apply_extensions, next_limits, record_limits
 from sft_atlas.execute.local import Event, Outcome, run_tasks
 from sft_atlas.execute.placement import NO_WISHES, Placement, TrainingWishes, place_workers
@@ -185,7 +185,11 @@ def _run_selection(
     show = view(tasks) if view else nullcontext(lambda _event: None)
     log = store.layout.log / f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with show as listener, log.open("a", encoding="utf-8") as stream:
+    with (
+        disk_errors_are_named(store),
+        show as listener,
+        log.open("a", encoding="utf-8") as stream,
+    ):
 
         def listen(event: Event) -> None:
             if event.kind != "progress":

@@ -6,7 +6,6 @@ sent, and a job is done only under its lease, so a lost event costs nothing. Job
 end each for itself.
 """
 
-import errno
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from sft_atlas.errors import (
     OutOfMemoryError,
 )
 from sft_atlas.execute.assignment import ASSIGNMENT, Assignment
+from sft_atlas.execute.disk import disk_advice, is_disk_error
 from sft_atlas.execute.placement import Placement
 from sft_atlas.execute.session import Worker, do_job, is_done, open_entrant, train_group
 from sft_atlas.identity import payload
@@ -39,8 +39,6 @@ from sft_atlas.train.memory import is_out_of_memory
 from sft_atlas.train.placement import StopRequested
 
 ALREADY_DONE: Final = "was done by another process"
-
-_DISK_ERRORS: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS))
 
 Facts = dict[str, str]
 """How a job ended: `kind`, and `text` where there is something to say."""
@@ -178,7 +176,7 @@ def _clear_training_failure(store: Store, cell: CellSpec) -> None:
 def _kind(error: Exception) -> str:
     if isinstance(error, DamagedError):
         return "damaged"
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+    if is_disk_error(error):
         return "disk"
     if is_out_of_memory(error):
         return OutOfMemoryError.kind
@@ -186,13 +184,7 @@ def _kind(error: Exception) -> str:
 
 
 def _message(store: Store, kind: str, error: Exception) -> str:
-    if kind != "disk":
-        return str(error) or type(error).__name__
-    return (
-        f"{store.layout.root}: its disk is full or fails ({error}). Free space there or name "
-        f"another place with --store, then run with --only failed: training goes on from its last "
-        f"checkpoint."
-    )
+    return disk_advice(store, error) if kind == "disk" else str(error) or type(error).__name__
 
 
 def main() -> None:
