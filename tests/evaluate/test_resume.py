@@ -22,16 +22,19 @@ FIRST = ItemResult(1.0, "Paris", -0.1 - 0.2, None, None)
 SECOND = ItemResult(None, None, None, None, "a logit is not finite")
 
 
-def test_an_evaluation_killed_at_100_points_ends_in_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_points", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_an_evaluation_killed_at_many_points_ends_in_the_same_bytes(
+    tmp_path: Path, num_points: int
+) -> None:
     done = subprocess.run(
-        [sys.executable, kill_evaluator.__file__, str(tmp_path), "100"],
+        [sys.executable, kill_evaluator.__file__, str(tmp_path), str(num_points)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["statuses"] == [-signal.SIGKILL] * 100
+    assert found["statuses"] == [-signal.SIGKILL] * num_points
     assert set(found["digests"]) == {found["digest"]}
     assert found["num_batches"] >= 8
     # Each process died later than the one before it, and what it had kept was not scored again.
