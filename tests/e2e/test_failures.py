@@ -73,6 +73,7 @@ def test_bad_rows_fail_their_cells_and_no_other(tmp_path: Path) -> None:
     assert run_command("run", study, "--store", store).returncode == 0
 
 
+@pytest.mark.slow
 def test_two_coordinators_let_a_job_fail_once(tmp_path: Path) -> None:
     study, store = write_study(tmp_path, methods=IDLE), tmp_path / "store"
     words = command("run", study, "--store", store, "--workers", 1)

@@ -141,6 +141,7 @@ def test_two_coordinators_share_the_work(undisturbed: tuple[Path, Path], tmp_pat
     assert sorted(ran) == sorted(wanted), "each job ran exactly once"
 
 
+@pytest.mark.slow
 def test_a_diverging_method_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
     study, store = tmp_path / "hot.yaml", tmp_path / "store"
     text = STUDY.replace("learning_rate: 3.0e-3", "learning_rate: 10.0, weight_decay: 10.0")

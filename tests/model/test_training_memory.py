@@ -128,7 +128,7 @@ def trained(folder: Path, environment: dict[str, str], *settings: int | bool) ->
 
 
 CASES = [
-    (False, 1, 128, 2, 2048),
+    pytest.param((False, 1, 128, 2, 2048), marks=pytest.mark.slow),
     pytest.param((False, 1, 128, 8, 512), marks=pytest.mark.slow),
     pytest.param((False, 1, 128, 16, 2048), marks=pytest.mark.slow),
     pytest.param((True, 1, 128, 16, 1024), marks=pytest.mark.slow),

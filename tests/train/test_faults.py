@@ -49,7 +49,7 @@ KILLS: dict[str, dict[str, Any]] = {
     "three together, lora": {"method": "lora", "checkpoint_seconds": 0, "num_runs": 3},
     "three together, full": {"method": "full", "checkpoint_seconds": 0, "num_runs": 3},
 }
-FEW_POINTS = dict(zip(KILLS, (4, 4, 2, 2, 0), strict=True))
+FEW_POINTS = dict(zip(KILLS, (3, 3, 0, 2, 0), strict=True))
 MANY_POINTS = dict(zip(KILLS, (35, 35, 10, 10, 10), strict=True))
 DISKS: dict[str, dict[str, Any]] = {
     f"{method}, {fault}": {"method": method, "fault": fault, "checkpoint_seconds": 0}
