@@ -57,6 +57,7 @@ def test_an_adapter_that_changes_nothing_is_never_scored(tmp_path: Path) -> None
     assert tuned["reason"].str.contains("every bit").all()
 
 
+@pytest.mark.slow
 def test_bad_rows_fail_their_cells_and_no_other(tmp_path: Path) -> None:
     rows = [{"prompt": f"say {i} .", "completion": str(i)} for i in range(20)]
     lines = [json.dumps(row) for row in rows]
