@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from sft_atlas.data.batches import Member, TrainingRows
+from sft_atlas.data.batches import Member, TrainingRows, pack
 from sft_atlas.data.prepared import PreparedRows
 from sft_atlas.identity import canonical_json
 from sft_atlas.model.load import BaseModel
@@ -208,8 +208,9 @@ def _try_stack(base: BaseModel, lora: LoraSpec | None) -> bool:
         for name, parameter in live.items():
             expected, found = parameter.grad, run[name].grad
             if expected is None or found is None:
-                return expected is found
-            if (expected - found).abs().max() > 1e-3 * expected.abs().max() + 1e-9:
+                if expected is not found:
+                    return False
+            elif (expected - found).abs().max() > 1e-3 * expected.abs().max() + 1e-9:
                 return False
     return True
 
@@ -217,9 +218,9 @@ def _try_stack(base: BaseModel, lora: LoraSpec | None) -> bool:
 def _take_pass(
     model: PreTrainedModel, members: Sequence[Member], stack: Stack | None = None
 ) -> Tensor:
-    batch = lay_out(model, members, packed=True)
+    batch = pack(members).to(model.device)
     if stack is not None:
-        stack.set_lengths([len(rows.example(0)[0]) for rows, _ in members])
+        stack.set_lengths(batch.num_tokens)
     losses = batch_losses(model, batch)
     torch.autograd.backward(losses.sum())
     return losses.detach()
