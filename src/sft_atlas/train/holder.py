@@ -5,8 +5,9 @@ parameters, and on demand the live model with one run's weights. A holder knows 
 schedule and no checkpoint.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import zip_longest
 from typing import Final, Protocol, final
 
@@ -26,7 +27,7 @@ from sft_atlas.model.training_pass import (
     checkpoint_activations,
     lay_out,
 )
-from sft_atlas.study.spec import TrajectorySpec
+from sft_atlas.study.spec import Precision, TrajectorySpec
 from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.run import Run, Step
 from sft_atlas.train.state import LocalState, State, clear_gradients
@@ -84,7 +85,7 @@ class LiveHolder:
         run, model = self._run, self._base.model
         clear_gradients(run.state.parameters)
         # For models with dropout of their own.
-        torch.manual_seed(run.spec.seed * _SEED_STRIDE + run.step)
+        torch.manual_seed(random_seed(run.spec, run.step))
         with compiled(model, self._placement.compile):
             return accumulate(model, [run], steps, pass_tokens, packed=self._packs)
 
@@ -200,9 +201,29 @@ def accumulate(
         batch = lay_out(model, members, packed=packed)
         if stack is not None and isinstance(batch, PackedBatch):
             stack.set_lengths(batch.num_tokens)
-        with dropout_seeds(seeds):
-            with computes_in(runs[0].spec.precision, model.device):
-                losses = batch_losses(model, batch) / divisors
-            torch.autograd.backward(losses.sum())
-        total += losses.detach()
+        summed = partial(batch_losses, model, batch)
+        total += add_gradients(summed, divisors, seeds, runs[0].spec.precision)
     return total
+
+
+def add_gradients(
+    summed_losses: Callable[[], Tensor],
+    divisors: Tensor,
+    seed_steps: Sequence[tuple[int, int]],
+    precision: Precision,
+) -> Tensor:
+    """Take one pass forward and back: gradients are added to those of the weights.
+
+    `summed_losses` computes the losses (runs,) summed over tokens, `divisors` make means of a step
+    of them; returns what they are of each run's mean. `seed_steps` is each run's (seed, step).
+    """
+    with dropout_seeds(seed_steps):
+        with computes_in(precision, divisors.device):
+            losses = summed_losses() / divisors
+        torch.autograd.backward(losses.sum())
+    return losses.detach()
+
+
+def random_seed(spec: TrajectorySpec, step: int) -> int:
+    """Return the seed of what a model itself draws at a step."""
+    return spec.seed * _SEED_STRIDE + step

@@ -8,7 +8,7 @@ wish publish the same bytes.
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,29 +54,47 @@ def stored_weights(base: BaseModel, cell: CellSpec) -> Iterator[None]:
     """
     run = cell.trajectory
     assert run is not None, "a base model is not trained"
-    parameters = dict(base.model.named_parameters())
+    lent: AbstractContextManager[None]
     if run.master_precision == "bfloat16":
-        masters = {name: p.data for name, p in parameters.items()}
-        for name, parameter in parameters.items():
-            plain = base.pristine.get(plain_name(name))
-            is_frozen = plain is not None and not parameter.requires_grad
-            exact = plain if is_frozen and plain is not None else parameter.data
-            parameter.data = exact.to(parameter.device, torch.float32)
+        lent = _widened(base)
     elif run.method.lora is None and run.precision == "bfloat16":
-        # On the CPU: a device that trains has no room for a second copy.
-        masters = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
-        for parameter in parameters.values():
-            parameter.data.copy_(parameter.data.to(torch.bfloat16))
+        lent = _rounded(base)
     else:
-        masters = {}
+        lent = nullcontext()
+    with lent:
+        yield
+
+
+@contextmanager
+def _widened(base: BaseModel) -> Iterator[None]:
+    """Lend bfloat16 masters as float32, and what is frozen as it was loaded."""
+    parameters = dict(base.model.named_parameters())
+    masters = {name: p.data for name, p in parameters.items()}
+    for name, parameter in parameters.items():
+        plain = base.pristine.get(plain_name(name))
+        is_frozen = plain is not None and not parameter.requires_grad
+        exact = plain if is_frozen and plain is not None else parameter.data
+        parameter.data = exact.to(parameter.device, torch.float32)
     try:
         yield
     finally:
         for name, master in masters.items():
-            if run.master_precision == "bfloat16":
-                parameters[name].data = master
-            else:
-                parameters[name].data.copy_(master)
+            parameters[name].data = master
+
+
+@contextmanager
+def _rounded(base: BaseModel) -> Iterator[None]:
+    """Lend float32 masters with the values of bfloat16."""
+    parameters = dict(base.model.named_parameters())
+    # On the CPU: a device that trains has no room for a second copy.
+    masters = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.data.copy_(parameter.data.to(torch.bfloat16))
+    try:
+        yield
+    finally:
+        for name, master in masters.items():
+            parameters[name].data.copy_(master)
 
 
 @contextmanager

@@ -9,18 +9,17 @@ loop, however many devices a run has.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final, final
+from functools import partial
+from typing import final
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from sft_atlas.data.batches import TrainingRows, split_passes
+from sft_atlas.data.batches import Member, TrainingRows, split_passes
 from sft_atlas.errors import JobError
-from sft_atlas.model.dropout import dropout_seeds
 from sft_atlas.model.load import BaseModel
-from sft_atlas.model.score import computes_in
 from sft_atlas.model.sharded import (
     ShardedLosses,
     blueprint,
@@ -33,14 +32,11 @@ from sft_atlas.model.stack import Weights
 from sft_atlas.model.training_pass import can_pack, checkpoint_activations
 from sft_atlas.study.spec import TrajectorySpec
 from sft_atlas.train.checkpoint import Checkpoint
-from sft_atlas.train.holder import prepare_live
+from sft_atlas.train.holder import add_gradients, prepare_live, random_seed
 from sft_atlas.train.placement import TrainPlacement
 from sft_atlas.train.run import Run, Step
 from sft_atlas.train.sharded_team import Team
 from sft_atlas.train.state import LocalState, clear_gradients
-
-_SEED_STRIDE: Final = 1_000_003
-"""Keeps the random streams of two seeds apart for a million steps."""
 
 
 @final
@@ -220,23 +216,26 @@ def _backward(part: _Part, shares: _Shares) -> Tensor:
     rank, model = int(part.mesh.get_rank()), part.losses.model
     own = shares.passes[rank]
     # For models with dropout of their own, whose masks no two processes should share.
-    torch.manual_seed((part.spec.seed * _SEED_STRIDE + shares.step) * len(shares.passes) + rank)
+    torch.manual_seed(random_seed(part.spec, shares.step) * len(shares.passes) + rank)
     clear_gradients(part.state.parameters)
     total = torch.zeros(1, device=model.device)
+    divisors = torch.tensor([shares.num_supervised], device=model.device)
+    seeds = [(part.spec.seed, shares.step)]
     # Collective operations meet only if every process makes as many passes.
     for number in range(max(map(len, shares.passes))):
         is_own = number < len(own)
         members = [(part.rows, own[number] if is_own else shares.filler)]
-        seeds = [(part.spec.seed, shares.step)]
-        with dropout_seeds(seeds):
-            with computes_in(part.spec.precision, model.device):
-                losses = part.losses(members, packed=shares.is_packed) / shares.num_supervised
-            if not is_own:
-                losses = losses * 0
-            torch.autograd.backward(losses.sum())
-        total += losses.detach()
+        summed = partial(_weighed, part.losses, members, shares.is_packed, float(is_own))
+        total += add_gradients(summed, divisors, seeds, part.spec.precision)
     distributed.all_reduce(total)
     return total
+
+
+def _weighed(
+    losses: ShardedLosses, members: Sequence[Member], is_packed: bool, weight: float
+) -> Tensor:
+    found: Tensor = losses(members, packed=is_packed)
+    return found * weight
 
 
 def _clip(part: _Part) -> Tensor:
